@@ -1,0 +1,1 @@
+"""The OpenAI face: translates /v1 requests into models, tools and services."""
