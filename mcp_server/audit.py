@@ -1,0 +1,90 @@
+"""The append-only record of who did what, written in batches behind the requests."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import insert
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from mcp_server.auth.principal import Principal
+from mcp_server.storage.sql.schema import audit
+
+logger = logging.getLogger(__name__)
+
+# Records wait at most this long. What was changed stands in the journal, in the transaction of the
+# change; a crash can lose only the last moment of reads and refusals.
+FLUSH_SECONDS = 0.2
+BATCH = 500
+# While the database is away records pile up; past this the oldest are dropped and counted in the log.
+MOST_WAITING = 50_000
+
+
+class Audit:
+    """Collects records and writes them in the background."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[dict[str, Any]] = deque(maxlen=MOST_WAITING)
+        self._arrived = asyncio.Event()
+
+    def record(
+        self,
+        principal: Principal,
+        verb: str,
+        uri: str,
+        outcome: str,
+        micros: int,
+        labels: tuple[str, ...] = (),
+    ) -> None:
+        """Queue one record; `outcome` is `ok` or an error code."""
+        self._waiting.append(
+            {
+                "at": datetime.now(UTC),
+                "tenant": principal.tenant,
+                "subject": principal.subject,
+                "key_id": principal.key_id,
+                "verb": verb,
+                "uri": uri.replace("\0", "\ufffd")[:2000].encode("utf-8", "replace").decode(),
+                "outcome": outcome,
+                "labels": list(labels),
+                "micros": micros,
+            }
+        )
+        self._arrived.set()
+
+    @asynccontextmanager
+    async def writing(self, control: AsyncEngine) -> AsyncIterator[None]:
+        """Write queued records while the context is open, and the rest on the way out."""
+        writer = asyncio.create_task(self._write_forever(control), name="audit")
+        try:
+            yield
+        finally:
+            writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
+            await self._flush(control)
+
+    async def _write_forever(self, control: AsyncEngine) -> None:
+        while True:
+            await self._arrived.wait()
+            await asyncio.sleep(FLUSH_SECONDS)
+            self._arrived.clear()
+            await self._flush(control)
+
+    async def _flush(self, control: AsyncEngine) -> None:
+        while self._waiting:
+            batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+            try:
+                async with control.begin() as tx:
+                    await tx.execute(insert(audit), batch)
+            except (SQLAlchemyError, OSError) as error:
+                logger.warning("audit: %d records wait for the database (%s)", len(batch), error)
+                self._waiting.extendleft(reversed(batch))
+                self._arrived.set()
+                return

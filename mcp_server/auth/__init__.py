@@ -1,0 +1,1 @@
+"""Who is calling: keys, tenants and the principal that a door makes of them."""

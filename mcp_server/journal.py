@@ -1,0 +1,92 @@
+"""The ordered record of changes: written in the transaction of the change, read below the oldest open one."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, bindparam, cast, insert, literal, select, text, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from mcp_server.errors import InvalidInput
+from mcp_server.storage.sql.schema import Xid8, journal
+
+_INSERT = insert(journal).values(
+    tenant=bindparam("tenant"),
+    subject=bindparam("subject"),
+    verb=bindparam("verb"),
+    uri=bindparam("uri"),
+    version=bindparam("version"),
+    prev_version=bindparam("prev_version"),
+    run=bindparam("run"),
+    step=bindparam("step"),
+    labels=bindparam("labels"),
+)
+DAYS_AHEAD = 2
+
+
+async def append(connection: AsyncConnection, **entry: Any) -> None:
+    """Write one entry in the caller's transaction."""
+    await connection.execute(_INSERT, entry)
+
+
+async def read(
+    control: AsyncEngine,
+    tenant: str,
+    after: str | None,
+    limit: int,
+    where: ColumnElement[bool] | None = None,
+) -> tuple[list[dict[str, Any]], str | None]:
+    """Return up to `limit` entries after a position, oldest first, and the position after them.
+
+    Only transactions older than every open one are shown, so an entry that commits late is never
+    skipped. The position is `XID.SEQ`, as given out; None starts at the beginning.
+
+    Raises:
+        InvalidInput: `after` is no position.
+    """
+    horizon = text("xid < pg_snapshot_xmin(pg_current_snapshot())")
+    query = (
+        select(journal)
+        .where(journal.c.tenant == tenant, horizon)
+        .order_by(journal.c.xid, journal.c.seq)
+        .limit(limit)
+    )
+    if after is not None:
+        xid, seq = parse_position(after)
+        position = tuple_(cast(literal(str(xid)), Xid8()), literal(seq))
+        query = query.where(tuple_(journal.c.xid, journal.c.seq) > position)
+    if where is not None:
+        query = query.where(where)
+    async with control.connect() as connection:
+        rows = [dict(row) for row in (await connection.execute(query)).mappings()]
+    last = f"{rows[-1]['xid']}.{rows[-1]['seq']}" if rows else after
+    return rows, last
+
+
+def parse_position(after: str) -> tuple[int, int]:
+    xid, _, seq = after.partition(".")
+    if not (xid.isdecimal() and seq.isdecimal()) or int(xid) >= 2**64 or int(seq) >= 2**63:
+        raise InvalidInput(
+            f"after: {after!r} is no position; pass next_after of an earlier call", param="after"
+        )
+    return int(xid), int(seq)
+
+
+async def ensure_partitions(control: AsyncEngine, today: date | None = None) -> None:
+    """Make the daily partitions from today on; several processes may do it at once."""
+    first = today or datetime.now(UTC).date()
+    for offset in range(DAYS_AHEAD):
+        day = first + timedelta(days=offset)
+        statement = text(
+            f"create table if not exists journal_{day:%Y%m%d} partition of journal"
+            f" for values from ('{day}T00:00:00Z') to ('{day + timedelta(days=1)}T00:00:00Z')"
+        )
+        async with control.begin() as tx:
+            await tx.execute(text("select pg_advisory_xact_lock(:key)"), {"key": 0x6A6F7572})
+            if await _missing(tx, f"journal_{day:%Y%m%d}"):
+                await tx.execute(statement)
+
+
+async def _missing(connection: AsyncConnection, table: str) -> bool:
+    return await connection.scalar(text("select to_regclass(:t) is null"), {"t": table}) is True

@@ -1,0 +1,46 @@
+"""Requests per key in a window of time, counted by the `limits` library."""
+
+from __future__ import annotations
+
+import time
+
+from limits import RateLimitItem, parse
+from limits.aio.storage import MemoryStorage
+from limits.aio.strategies import MovingWindowRateLimiter
+from limits.storage import storage_from_string
+
+from mcp_server.auth.principal import Principal
+from mcp_server.errors import LimitExceeded
+
+
+class Limits:
+    """Counts requests; a key's own rate wins over the server's, and without either nothing is limited."""
+
+    def __init__(self, default_rate: str | None = None, redis_url: str | None = None) -> None:
+        storage = (
+            MemoryStorage() if redis_url is None else storage_from_string(f"async+{redis_url}")
+        )
+        self._limiter = MovingWindowRateLimiter(storage)  # pyright: ignore[reportArgumentType]
+        self._default = default_rate
+        self._items: dict[str, RateLimitItem] = {}
+
+    async def count(self, principal: Principal, rate: str | None = None) -> None:
+        """Count one request of `principal`.
+
+        Raises:
+            LimitExceeded: the window is full; `retry_after` is the wait in seconds.
+        """
+        rate = rate or self._default
+        if rate is None:
+            return
+        item = self._items.get(rate)
+        if item is None:
+            item = self._items[rate] = parse(rate)
+        bucket = principal.key_id or f"{principal.tenant}/{principal.subject}"
+        if await self._limiter.hit(item, bucket):
+            return
+        window = await self._limiter.get_window_stats(item, bucket)
+        wait = max(window.reset_time - time.time(), 0.001)
+        raise LimitExceeded(
+            f"the rate of {rate} is used up; retry in {wait:.1f} seconds", retry_after=wait
+        )

@@ -1,0 +1,98 @@
+"""The one decision: may this principal do this verb on this URI, and which URIs may a list show it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from mcp_server.auth.principal import Principal
+from mcp_server.errors import Forbidden, InvalidInput
+
+Verb = Literal["read", "write", "run", "admin"]
+VERBS: tuple[Verb, ...] = get_args(Verb)
+
+# What a key may do unless it is created with scopes of its own: everything in its tenant but its administration.
+DEFAULT_SCOPES = frozenset({"read", "write", "run"})
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """The URIs of one kind that a principal may see: all of them, or those under some prefixes."""
+
+    everything: bool
+    prefixes: tuple[str, ...] = ()
+
+    def admits(self, uri: str) -> bool:
+        return self.everything or uri.startswith(self.prefixes)
+
+    def within(self, base: str) -> tuple[str, ...] | None:
+        """Return the prefixes below `base` with `base` cut off; None means no restriction there.
+
+        `()` means that nothing below `base` may be seen.
+        """
+        if self.everything or any(base.startswith(prefix) for prefix in self.prefixes):
+            return None
+        return tuple(prefix[len(base) :] for prefix in self.prefixes if prefix.startswith(base))
+
+
+def parse_scope(text: str) -> str:
+    """Return a scope in its plain form: `VERB`, `VERB:URI` or `VERB:URI-PREFIX*`.
+
+    Raises:
+        InvalidInput: the verb is unknown or the URI has no scheme.
+    """
+    verb, colon, uri = text.strip().partition(":")
+    if verb not in VERBS or (colon and "://" not in uri) or "*" in uri[:-1]:
+        raise InvalidInput(
+            f"scope {text!r} is not VERB or VERB:URI with VERB one of {', '.join(VERBS)} "
+            "and at most one * at the end, for example read:kv://public/*",
+            param="scope",
+        )
+    return verb + colon + uri
+
+
+def scope(principal: Principal, verb: Verb, kind: str) -> Scope:
+    """Return what `principal` may see of `kind` (a URI scheme) with `verb`; lists push it into their query."""
+    return _scope(principal.scopes, verb, kind)
+
+
+def _scope(scopes: frozenset[str], verb: Verb, kind: str) -> Scope:
+    if verb in scopes:
+        return Scope(everything=True)
+    own = [item[len(verb) + 1 :] for item in scopes if item.startswith(f"{verb}:{kind}://")]
+    return Scope(
+        everything=False, prefixes=tuple(sorted(uri[:-1] for uri in own if uri.endswith("*")))
+    )
+
+
+def allows(principal: Principal, verb: Verb, uri: str) -> bool:
+    """Decide.
+
+    A URI that ends in `*` is a listing: allowed if any of it may be seen, and the list shows only that.
+    A tool may be called by whoever holds its verb on anything: what it touches is decided again inside.
+    """
+    scopes = principal.scopes
+    if uri.endswith("*"):
+        seen = scope(principal, verb, uri.partition("://")[0]).within(uri[:-1])
+        return seen is None or bool(seen)
+    if verb in scopes or f"{verb}:{uri}" in scopes:
+        return True
+    kind = uri.partition("://")[0]
+    granted = [item[len(verb) + 1 :] for item in scopes if item.startswith(f"{verb}:")]
+    if kind == "tool" and not any(item.startswith("tool://") for item in granted):
+        return bool(granted)
+    return any(item.endswith("*") and uri.startswith(item[:-1]) for item in granted)
+
+
+def require(principal: Principal, verb: Verb, uri: str) -> None:
+    """Decide, and raise Forbidden with the missing scope if the answer is no."""
+    if not allows(principal, verb, uri):
+        raise Forbidden(f"this key may not {verb} {uri}; it lacks the scope {verb!r}")
+
+
+def explain(principal: Principal, verb: Verb, uri: str) -> dict[str, object]:
+    """Return the decision with its reason: the scope that grants it, or the one that is missing."""
+    for item in sorted(principal.scopes):
+        if allows(Principal(principal.tenant, principal.subject, frozenset({item})), verb, uri):
+            return {"allowed": True, "verb": verb, "uri": uri, "by": item}
+    return {"allowed": False, "verb": verb, "uri": uri, "missing": verb}

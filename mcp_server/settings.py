@@ -1,0 +1,256 @@
+"""The settings: one frozen object, read once from the command line, the environment and a TOML file."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import platformdirs
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from mcp_server.errors import ConfigurationError
+
+PREFIX = "ISTHMUS_"
+CONFIG_FILE = "isthmus.toml"
+RATE_UNITS = ("second", "minute", "hour", "day")
+
+
+def _split(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part for part in (item.strip() for item in value.split(",")) if part)
+    return value
+
+
+CommaList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+PathList = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)]
+
+
+def default_data_dir() -> Path:
+    """The platform's user data directory; the system's state directory for root."""
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        return Path("/var/lib/isthmus")
+    return Path(platformdirs.user_data_dir("isthmus"))
+
+
+class Settings(BaseSettings):
+    """Every setting of the contract, in lower case. Unset means embedded or off."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True
+    )
+
+    data_dir: Path = Field(default_factory=default_data_dir)
+    host: str = "127.0.0.1"
+    port: int = Field(default=8321, ge=0, le=65535)
+    api_key: str | None = None
+    auth: Literal["on", "off"] = "on"
+    secret_key: str | None = None
+    public_url: str | None = None
+    allowed_hosts: CommaList = ()
+    allowed_origins: CommaList = ()
+    plugins: PathList = ()
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
+    rate_limit: str | None = None
+    max_body_bytes: int = Field(default=32 * 1024 * 1024, gt=0)
+    sql_connections: int = Field(default=32, ge=1)
+    sql_timeout_seconds: float = Field(default=30.0, gt=0)
+    databases: CommaList = ()
+    buckets: CommaList = ()
+    mcp_url: str | None = None
+    database_url: str | None = None
+    data_url: str | None = None
+    redis_url: str | None = None
+    objects_url: str | None = None
+    vectors_url: str | None = None
+    llm_url: CommaList = ()
+    llm_model: str | None = None
+    llm_api_key: str | None = None
+    embeddings_url: str | None = None
+    embeddings_model: str | None = None
+    embeddings_api_key: str | None = None
+
+    @field_validator("auth", "log_level", "log_format", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        if isinstance(value, bool):  # TOML's `auth = true`
+            return "on" if value else "off"
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("api_key")
+    @classmethod
+    def _visible_key(cls, value: str | None) -> str | None:
+        if value is not None and (len(value) < 16 or not all("!" <= char <= "~" for char in value)):
+            raise ValueError("give 16 or more visible ASCII characters")
+        return value
+
+    @field_validator("secret_key")
+    @classmethod
+    def _long_secret(cls, value: str | None) -> str | None:
+        if value is not None and len(value.encode()) < 32:
+            raise ValueError("give 32 or more bytes, for example from `openssl rand -hex 32`")
+        return value
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _rate(cls, value: str | None) -> str | None:
+        return None if value is None else check_rate(value)
+
+    @field_validator("database_url", "data_url")
+    @classmethod
+    def _postgresql(cls, value: str | None) -> str | None:
+        return _url(value, ("postgresql", "postgres"), "postgresql://USER:PASSWORD@HOST:5432/DB")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis(cls, value: str | None) -> str | None:
+        return _url(value, ("redis", "rediss"), "redis://HOST:6379/0")
+
+    @field_validator("objects_url")
+    @classmethod
+    def _s3(cls, value: str | None) -> str | None:
+        return _url(value, ("s3",), "s3://KEY:SECRET@HOST:9000/BUCKET?secure=false")
+
+    @field_validator("vectors_url")
+    @classmethod
+    def _milvus(cls, value: str | None) -> str | None:
+        return _url(value, ("milvus",), "milvus://HOST:19530")
+
+    @field_validator("embeddings_url", "mcp_url", "public_url")
+    @classmethod
+    def _http(cls, value: str | None) -> str | None:
+        return _url(value, ("http", "https"), "http://127.0.0.1:11434/v1")
+
+    @field_validator("llm_url")
+    @classmethod
+    def _llm(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for item in value:
+            scheme = item.partition(":")[0]
+            if scheme in {"http", "https"}:
+                _url(item, ("http", "https"), "http://127.0.0.1:11434/v1")
+            elif scheme not in {"scripted", "gguf"} or ":" not in item:
+                raise ValueError(
+                    f"{item!r} is not http(s)://…/v1, scripted:, scripted:FILE or gguf:FILE"
+                )
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings, InitSettingsSource(settings_cls, _file.get(None, {}))
+
+
+# The TOML values of the load in progress: pydantic-settings builds its sources per class, not per
+# call. Loading is done once, before anything runs concurrently.
+_file: dict[None, dict[str, Any]] = {}
+
+
+def load_settings(config: Path | None = None, **overrides: object) -> Settings:
+    """Read the settings; `overrides` are the command line's and win over everything.
+
+    Raises:
+        ConfigurationError: an unknown key, or a value that does not fit; names the key and the mend.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    _refuse_unknown_environment(os.environ)
+    _file[None] = _read_file(config, given)
+    try:
+        return Settings(**given)  # pyright: ignore[reportArgumentType]
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error)) from error
+    finally:
+        _file.clear()
+
+
+def check_rate(value: str) -> str:
+    """Return `N/unit` in its plain form.
+
+    Raises:
+        ValueError: it is not a positive count per second, minute, hour or day.
+    """
+    count, _, unit = value.strip().partition("/")
+    unit = unit.strip().rstrip("s")
+    if not count.strip().isdigit() or int(count) < 1 or unit not in RATE_UNITS:
+        raise ValueError(f"{value!r} is not a rate; give for example 120/minute")
+    return f"{int(count)}/{unit}"
+
+
+def _url(value: str | None, schemes: tuple[str, ...], example: str) -> str | None:
+    if value is None:
+        return None
+    try:
+        parts = urlsplit(value)
+        wrong = parts.scheme not in schemes or not (parts.netloc or parts.path or parts.query)
+        _ = parts.port
+    except ValueError:
+        wrong = True
+    if wrong or "://" not in value:
+        raise ValueError(f"the URL is malformed; give for example {example}")
+    return value
+
+
+def _refuse_unknown_environment(environment: Mapping[str, str]) -> None:
+    for name in environment:
+        if name.startswith(PREFIX) and name[len(PREFIX) :].lower() not in Settings.model_fields:
+            raise ConfigurationError(
+                f"{name} is not a setting of Isthmus; unset it or correct its name"
+            )
+
+
+def _read_file(config: Path | None, given: Mapping[str, object]) -> dict[str, Any]:
+    if config is not None:
+        candidates = [config]
+    else:
+        data_dir = (
+            given.get("data_dir") or os.environ.get(f"{PREFIX}DATA_DIR") or default_data_dir()
+        )
+        candidates = [Path(CONFIG_FILE), Path(str(data_dir)) / CONFIG_FILE]
+    for path in candidates:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            if config is None:
+                continue
+            raise ConfigurationError(f"--config {path}: the file cannot be read") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"{path}: the file cannot be read ({error})") from None
+        return _parse(path, text)
+    return {}
+
+
+def _parse(path: Path, text: str) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{path}: not valid TOML ({error})") from None
+    for name in values:
+        if name not in Settings.model_fields:
+            raise ConfigurationError(
+                f"{path}: {name!r} is not a setting of Isthmus; correct its name"
+            )
+    return values
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = str(first["loc"][0]) if first["loc"] else "settings"
+    reason = first["msg"].removeprefix("Value error, ")
+    return f"{PREFIX}{name.upper()}: {reason[:1].lower()}{reason[1:]}"

@@ -1,0 +1,260 @@
+"""The tables of the control database, as SQLAlchemy Core objects; migrations/ holds their DDL."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    TypeDecorator,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR
+from sqlalchemy.types import UserDefinedType
+
+from mcp_server.errors import InvalidInput
+
+metadata = MetaData()
+
+
+class JsonText(TypeDecorator[Any]):
+    """Any JSON value as ASCII text, so that it comes back unchanged.
+
+    `jsonb` would reorder keys, rewrite numbers and refuse U+0000; text holds its escape.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        del dialect
+        return None if value is None else encode_json(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        del dialect
+        return None if value is None else json.loads(value)
+
+
+class Xid8(UserDefinedType[str]):
+    """PostgreSQL's 64-bit transaction id, handled as its decimal text."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        return "xid8"
+
+
+class Vector(UserDefinedType[str]):
+    """A pgvector value of any dimension, handled as its text form `[x,y,…]`."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        return "vector"
+
+
+def encode_json(value: Any) -> str:
+    """Return ASCII JSON text.
+
+    Raises:
+        InvalidInput: the value holds NaN, an infinity or something that JSON has not.
+    """
+    try:
+        return json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    except (ValueError, TypeError) as error:
+        raise InvalidInput(
+            f"the value is not JSON ({error}); NaN and infinities have no JSON form"
+        ) from error
+
+
+def _at(name: str, *, nullable: bool = False) -> Column[Any]:
+    return Column(name, DateTime(timezone=True), nullable=nullable)
+
+
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("name", Text, primary_key=True),
+    # Opaque: names the tenant's version counter without showing the tenant's name.
+    Column("id", BigInteger, nullable=False),
+    _at("created_at"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("scopes", ARRAY(Text), nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    Column("rate_limit", Text),
+    _at("created_at"),
+    _at("expires_at", nullable=True),
+    _at("revoked_at", nullable=True),
+)
+
+journal = Table(
+    "journal",
+    metadata,
+    Column("xid", Xid8, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("verb", Text, nullable=False),
+    Column("uri", Text, nullable=False),
+    Column("version", BigInteger),
+    Column("prev_version", BigInteger),
+    Column("run", Text),
+    Column("step", Text),
+    Column("labels", ARRAY(Text), nullable=False),
+    Column("subject", Text, nullable=False),
+    _at("at"),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", BigInteger, primary_key=True),
+    _at("at"),
+    Column("tenant", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("key_id", Text),
+    Column("verb", Text, nullable=False),
+    Column("uri", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("labels", ARRAY(Text), nullable=False),
+    Column("micros", BigInteger, nullable=False),
+)
+
+kv = Table(
+    "kv",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("namespace", Text, primary_key=True),
+    Column("key", Text(collation="C"), primary_key=True),
+    Column("value", JsonText, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    _at("updated_at"),
+    _at("expires_at", nullable=True),
+)
+
+objects = Table(
+    "objects",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("bucket", Text, nullable=False),
+    Column("key", Text(collation="C"), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("etag", Text, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("content_type", Text, nullable=False),
+    Column("blob", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    _at("created_at"),
+)
+
+# Blobs that no manifest row names any more: the collector deletes the payload, then the row.
+garbage_blobs = Table(
+    "garbage_blobs",
+    metadata,
+    Column("blob", Text, primary_key=True),
+    _at("since"),
+)
+
+vector_stores = Table(
+    "vector_stores",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("embedding_model", Text, nullable=False),
+    Column("dimensions", Integer, nullable=False),
+    _at("created_at"),
+)
+
+documents = Table(
+    "documents",
+    metadata,
+    Column("store", Text, primary_key=True),
+    Column("document", Text(collation="C"), primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("metadata", JSONB, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("chunks", Integer, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    _at("created_at"),
+)
+
+chunks = Table(
+    "chunks",
+    metadata,
+    Column("store", Text, primary_key=True),
+    Column("document", Text(collation="C"), primary_key=True),
+    Column("chunk", Integer, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    # Offsets in characters of the document's text, end exclusive.
+    Column("start_at", Integer, nullable=False),
+    Column("end_at", Integer, nullable=False),
+    Column("tokens", TSVECTOR, nullable=False),
+    # The number of tokens, repeats counted: BM25's document length.
+    Column("length", Integer, nullable=False),
+    Column("embedding", Vector, nullable=False),
+)
+
+agents = Table(
+    "agents",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("name", Text(collation="C"), primary_key=True),
+    Column("definition", JsonText, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    _at("created_at"),
+    _at("updated_at"),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("key_id", Text),
+    Column("grant_scopes", ARRAY(Text), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("agent", Text),
+    Column("definition", JsonText),
+    Column("input", JsonText, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("output", JsonText),
+    Column("error", JsonText),
+    Column("usage", JsonText),
+    Column("cancel_requested", Boolean, nullable=False),
+    Column("worker", Text),
+    _at("heartbeat_at", nullable=True),
+    _at("created_at"),
+    _at("started_at", nullable=True),
+    _at("ended_at", nullable=True),
+)
+
+# One row is a frame of consecutive events: `events` is a JSON list of last_seq - first_seq + 1 items.
+run_events = Table(
+    "run_events",
+    metadata,
+    Column("run", Text, primary_key=True),
+    Column("first_seq", BigInteger, primary_key=True),
+    Column("last_seq", BigInteger, nullable=False),
+    Column("events", JsonText, nullable=False),
+    _at("at"),
+)
