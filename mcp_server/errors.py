@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 
 class AppError(Exception):
     """An anticipated failure whose message is written for the client.
@@ -12,9 +10,9 @@ class AppError(Exception):
     leaves the server; each door translates `code` and `status` once.
     """
 
-    code: ClassVar[str] = "internal"
-    status: ClassVar[int] = 500
-    retryable: ClassVar[bool] = False
+    code: str = "internal"
+    status: int = 500
+    retryable: bool = False
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
