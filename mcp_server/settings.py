@@ -77,6 +77,8 @@ class Settings(BaseSettings):
     llm_url: CommaList = ()
     llm_model: str | None = None
     llm_api_key: str | None = None
+    # Model ids whose chats may use this server's own tools without asking for them; `*` is every model.
+    chat_tools_models: CommaList = ()
     embeddings_url: str | None = None
     embeddings_model: str | None = None
     embeddings_api_key: str | None = None

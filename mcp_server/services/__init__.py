@@ -1,1 +1,32 @@
 """What a door may ask for: one module per domain, each method one operation on the engines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mcp_server.auth.keys import KeyService
+    from mcp_server.services.agents import AgentService
+    from mcp_server.services.changes import ChangeService
+    from mcp_server.services.kv import KvService
+    from mcp_server.services.models import ModelService
+    from mcp_server.services.objects import ObjectService
+    from mcp_server.services.runs import RunService
+    from mcp_server.services.sql import SqlService
+    from mcp_server.services.vectors import VectorService
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """Every domain, opened once per process."""
+
+    agents: AgentService
+    changes: ChangeService
+    keys: KeyService
+    kv: KvService
+    models: ModelService
+    objects: ObjectService
+    runs: RunService
+    sql: SqlService
+    vectors: VectorService

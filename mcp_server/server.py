@@ -1,0 +1,239 @@
+"""The one MCP server: every declared tool, resource and prompt, behind the envelope."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from mcp.server.lowlevel.helper_types import ReadResourceContents
+from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
+from mcp.server.request_state import RequestStateSecurity
+from mcp.server.subscriptions import SubscriptionBus
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    CallToolResult,
+    GetPromptResult,
+    InputRequiredResult,
+    Resource,
+    ResourceTemplate,
+    TextContent,
+)
+from mcp_types import Tool as WireTool
+from pydantic import AnyUrl
+
+from mcp_server import __version__, policy
+from mcp_server.auth.principal import Principal, current_principal
+from mcp_server.errors import AppError, ConfigurationError, LimitExceeded, NotFound, Unavailable
+from mcp_server.operation import Operations
+from mcp_server.plugins import Call, Plugins
+from mcp_server.resource import DeclaredResource
+from mcp_server.services import Services
+from mcp_server.tool import DeclaredTool
+
+logger = logging.getLogger(__name__)
+
+RATE_LIMITED = -32029
+INSTRUCTIONS = (
+    "Durable SQL, key-value, object, vector and agent storage of the caller's tenant. "
+    "Tables live in the caller's own schema; stores, buckets and namespaces come into being on the first write."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """What a caller inside the process adds to a request; requests from outside add nothing."""
+
+    key: str | None = None
+    deadline: float | None = None
+    metered: bool = True
+
+
+_invocation: ContextVar[Invocation] = ContextVar("isthmus_invocation", default=Invocation())
+
+
+@contextmanager
+def invoking(invocation: Invocation) -> Iterator[None]:
+    """Give the requests made inside their key and deadline."""
+    token = _invocation.set(invocation)
+    try:
+        yield
+    finally:
+        _invocation.reset(token)
+
+
+class IsthmusServer(MCPServer[Any]):
+    """The SDK's server with our declarations; every call and read is one operation."""
+
+    def __init__(
+        self,
+        plugins: Plugins,
+        services: Services,
+        operation: Operations,
+        *,
+        secret: bytes,
+        bus: SubscriptionBus | None = None,
+    ) -> None:
+        self._declared_tools = {item.name: DeclaredTool.declare(item) for item in plugins.tools}
+        self._declared_resources = [DeclaredResource.declare(item) for item in plugins.resources]
+        self._services = services
+        self._operation = operation
+        super().__init__(
+            "isthmus",
+            title="Isthmus",
+            version=__version__,
+            instructions=INSTRUCTIONS,
+            tools=list(self._declared_tools.values()),
+            # Shared by every process of one deployment, so that any of them may take the next round.
+            request_state_security=RequestStateSecurity(keys=[secret]),
+            subscriptions=bus,
+        )
+        for item in plugins.prompts:
+            self.prompt()(item.fn)
+
+    @property
+    def declared_tools(self) -> dict[str, DeclaredTool]:
+        return self._declared_tools
+
+    @property
+    def declared_resources(self) -> list[DeclaredResource]:
+        return self._declared_resources
+
+    def refuse_undeclared(self, names: Iterable[str]) -> None:
+        """Fail at start if a plugin's `setup` registered a tool without a verb for policy.
+
+        Raises:
+            ConfigurationError: names the tool.
+        """
+        for name in names:
+            if name not in self._declared_tools:
+                raise ConfigurationError(
+                    f"tool {name!r} declares no verb; declare it with mcp_server.plugins.tool"
+                )
+
+    async def list_tools(self) -> list[WireTool]:
+        """Return the tools that this principal may call, in the order of their names."""
+        principal = current_principal()
+        tools = sorted(await super().list_tools(), key=lambda tool: tool.name)
+        return [tool for tool in tools if self._may_call(principal, tool.name)]
+
+    def _may_call(self, principal: Principal, name: str) -> bool:
+        return policy.allows(principal, self._declared_tools[name].verb, f"tool://{name}")
+
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
+    ) -> CallToolResult | InputRequiredResult:
+        """Run one tool as one operation.
+
+        Raises:
+            MCPError: the tool is unknown (-32602) or the caller's rate is used up (-32029).
+        """
+        tool = self._declared_tools.get(name)
+        if tool is None:
+            raise MCPError(code=INVALID_PARAMS, message=f"Unknown tool: {name}")
+        invocation = _invocation.get()
+        principal = current_principal()
+        call = Call(principal, self._services, invocation.key, invocation.deadline, context)
+        try:
+            async with self._operation(
+                principal,
+                tool.verb,
+                f"tool://{name}",
+                key=invocation.key,
+                deadline=invocation.deadline,
+                egress=tool.egress,
+                metered=invocation.metered,
+            ):
+                return await tool.execute(arguments, call)
+        except AppError as error:
+            _raise_rate_limit(error)
+            return _failed(str(error))
+        except UnexpectedToolError as error:
+            logger.error("tool %s failed", name, exc_info=error.__cause__)
+            return _failed(
+                str(Unavailable(f"{name} failed unexpectedly; the server's log says why"))
+            )
+        except ToolError as error:
+            return _failed(str(error))
+
+    async def list_resources(self) -> list[Resource]:
+        """Return the resources with a fixed URI."""
+        own = [item.as_resource() for item in self._declared_resources if not item.is_template]
+        return own + await super().list_resources()
+
+    async def list_resource_templates(self) -> list[ResourceTemplate]:
+        """Return the resource templates."""
+        own = [item.as_template() for item in self._declared_resources if item.is_template]
+        return own + await super().list_resource_templates()
+
+    async def read_resource(
+        self, uri: AnyUrl | str, context: Context[Any, Any] | None = None
+    ) -> Iterable[ReadResourceContents] | InputRequiredResult:
+        """Read one resource as one operation.
+
+        Raises:
+            MCPError: -32602 with the URI if there is no such thing, -32029 over the rate.
+        """
+        wanted = str(uri)
+        invocation = _invocation.get()
+        try:
+            for item in self._declared_resources:
+                arguments = item.match(wanted)
+                if arguments is None:
+                    continue
+                principal = current_principal()
+                call = Call(principal, self._services, None, invocation.deadline, context)
+                async with self._operation(
+                    principal,
+                    item.verb,
+                    wanted,
+                    deadline=invocation.deadline,
+                    metered=invocation.metered,
+                ):
+                    return await item.read(arguments, call)
+            raise NotFound(f"resource {wanted[:200]!r} does not exist")
+        except AppError as error:
+            _raise_rate_limit(error)
+            code = INVALID_PARAMS if error.status in {400, 403, 404} else INTERNAL_ERROR
+            raise MCPError(code=code, message=str(error), data={"uri": wanted}) from error
+
+    async def get_prompt(
+        self,
+        name: str,
+        arguments: dict[str, Any] | None = None,
+        context: Context[Any, Any] | None = None,
+    ) -> GetPromptResult | InputRequiredResult:
+        """Render one prompt as one operation.
+
+        Raises:
+            MCPError: -32602 if the prompt is unknown or its arguments do not fit.
+        """
+        if name not in {prompt.name for prompt in await self.list_prompts()}:
+            raise MCPError(code=INVALID_PARAMS, message=f"Unknown prompt: {name}")
+        try:
+            async with self._operation(
+                current_principal(), "read", f"prompt://{name}", metered=_invocation.get().metered
+            ):
+                return await super().get_prompt(name, arguments, context)
+        except AppError as error:
+            _raise_rate_limit(error)
+            raise MCPError(code=INVALID_PARAMS, message=str(error)) from error
+        except ValueError as error:  # the SDK's word for arguments that do not fit
+            raise MCPError(code=INVALID_PARAMS, message=f"prompt {name}: {error}") from error
+
+
+def _failed(text: str) -> CallToolResult:
+    return CallToolResult(content=[TextContent(type="text", text=text)], is_error=True)
+
+
+def _raise_rate_limit(error: AppError) -> None:
+    """A used-up rate is the protocol's error, so that clients wait instead of asking the model."""
+    if isinstance(error, LimitExceeded) and error.retry_after is not None:
+        data = {"retry_after_seconds": round(error.retry_after, 3)}
+        raise MCPError(code=RATE_LIMITED, message=error.message, data=data) from error
