@@ -1,0 +1,115 @@
+"""Create the cluster's files: `pgdata` appears complete, with both databases, or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from pathlib import Path
+
+from mcp_server.errors import ConfigurationError
+from mcp_server.storage.sql.embedded.account import Account
+from mcp_server.storage.sql.embedded.binaries import MAJOR, run
+from mcp_server.storage.sql.embedded.locks import open_private
+
+OWNER = "isthmus"
+CONTROL_DATABASE = "isthmus"
+DATA_DATABASE = "isthmus_data"
+
+_LIMIT_SECONDS = 120.0
+_STAGING = "initdb-"
+
+_DATABASES = f"""\
+CREATE DATABASE {CONTROL_DATABASE};
+CREATE DATABASE {DATA_DATABASE};
+REVOKE ALL ON DATABASE {CONTROL_DATABASE} FROM PUBLIC;
+REVOKE ALL ON DATABASE postgres FROM PUBLIC;
+REVOKE ALL ON DATABASE template1 FROM PUBLIC;
+"""
+"""One statement a line, as single-user mode wants it. A tenant's login role gets to its own database only."""
+
+_EXTENSIONS = "CREATE EXTENSION vector;\n"
+
+
+def read_password(directory: Path) -> str:
+    """The owner role's password, made and stored on first use: 256 random bits, safe in a URL."""
+    path = directory / "password"
+    if not path.exists():
+        fresh = directory / "password.new"
+        fresh.unlink(missing_ok=True)
+        with os.fdopen(open_private(fresh), "w") as file:
+            file.write(secrets.token_urlsafe(32))
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.rename(path)
+    return path.read_text()
+
+
+def check_version(pgdata: Path) -> None:
+    """Refuse files of another major version: `ConfigurationError`."""
+    found = (pgdata / "PG_VERSION").read_text().strip()
+    if found != MAJOR:
+        raise ConfigurationError(
+            f"{pgdata} holds data of PostgreSQL {found}, and this release runs PostgreSQL {MAJOR}: "
+            "open it with the release that wrote it and export, or choose another ISTHMUS_DATA_DIR"
+        )
+
+
+def initialise(directory: Path, account: Account, binaries: Path, password: str) -> None:
+    """Run initdb beside `pgdata`, create the databases, then rename; call it under the cluster's lock.
+
+    A crash at any point leaves no `pgdata`, and what it leaves is removed here the next time.
+    Raises `ConfigurationError`.
+    """
+    for abandoned in directory.glob(f"{_STAGING}*"):
+        shutil.rmtree(abandoned, ignore_errors=True)  # its initdb may still be writing
+    staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=directory))
+    account.own(staging)
+    try:
+        fresh = staging / "pgdata"
+        _initdb(account, binaries, fresh, _password_file(staging, account, password))
+        _execute(account, binaries, fresh, "postgres", _DATABASES)
+        _execute(account, binaries, fresh, CONTROL_DATABASE, _EXTENSIONS)
+        fresh.rename(directory / "pgdata")
+        _sync(directory)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _password_file(staging: Path, account: Account, password: str) -> Path:
+    path = staging / "password"
+    with os.fdopen(open_private(path), "w") as file:
+        file.write(password)
+    account.own(path)
+    return path
+
+
+def _initdb(account: Account, binaries: Path, pgdata: Path, password_file: Path) -> None:
+    # The builtin locale sorts and folds Unicode alike on every platform and libc.
+    locale = ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+    access = ["--auth=scram-sha-256", f"--pwfile={password_file}", f"--username={OWNER}"]
+    run(
+        account,
+        binaries / "bin" / "initdb",
+        f"--pgdata={pgdata}",
+        "--encoding=UTF8",
+        *locale,
+        *access,
+        seconds=_LIMIT_SECONDS,
+    )
+
+
+def _execute(account: Account, binaries: Path, pgdata: Path, database: str, sql: str) -> None:
+    """Run statements in single-user mode: no socket, no other session, the first error ends it."""
+    server = binaries / "bin" / "postgres"
+    single = ["--single", "-D", str(pgdata), "-c", "exit_on_error=on", database]
+    run(account, server, *single, feed=sql, seconds=_LIMIT_SECONDS)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
