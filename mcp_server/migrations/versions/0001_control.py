@@ -127,8 +127,10 @@ STATEMENTS = (
         primary key (store, document)
     )
     """,
+    "create sequence chunk_ids",
     """
     create table chunks (
+        id bigint primary key,
         store text not null,
         document text collate "C" not null,
         chunk int not null,
@@ -136,14 +138,26 @@ STATEMENTS = (
         body text not null,
         start_at int not null,
         end_at int not null,
-        tokens tsvector not null,
-        length int not null,
-        embedding vector not null,
-        primary key (store, document, chunk),
+        unique (store, document, chunk),
         foreign key (store, document) references documents (store, document) on delete cascade
     )
     """,
-    "create index chunks_tokens on chunks using gin (tokens)",
+    """
+    create table chunk_vectors (
+        id bigint primary key,
+        store text not null,
+        document text collate "C" not null,
+        tenant text not null,
+        tokens tsvector not null,
+        length int not null,
+        embedding vector not null
+    )
+    """,
+    # An exact scan reads every vector of a store: inline it takes a third of the time (12 ms
+    # against 33 for 7,500 of 512 dimensions).
+    "alter table chunk_vectors alter column embedding set storage main",
+    "create index chunk_vectors_store on chunk_vectors (store, document) include (length)",
+    "create index chunk_vectors_tokens on chunk_vectors using gin (tokens)",
     """
     create table agents (
         tenant text not null,

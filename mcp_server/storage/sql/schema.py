@@ -196,17 +196,29 @@ documents = Table(
     _at("created_at"),
 )
 
+# The bodies of a document's chunks, one after the other, are its text.
 chunks = Table(
     "chunks",
     metadata,
-    Column("store", Text, primary_key=True),
-    Column("document", Text(collation="C"), primary_key=True),
-    Column("chunk", Integer, primary_key=True),
+    Column("id", BigInteger, primary_key=True),
+    Column("store", Text, nullable=False),
+    Column("document", Text(collation="C"), nullable=False),
+    Column("chunk", Integer, nullable=False),
     Column("tenant", Text, nullable=False),
     Column("body", Text, nullable=False),
     # Offsets in characters of the document's text, end exclusive.
     Column("start_at", Integer, nullable=False),
     Column("end_at", Integer, nullable=False),
+)
+
+# What the vector engine of this database holds; another engine holds the same under the same ids.
+chunk_vectors = Table(
+    "chunk_vectors",
+    metadata,
+    Column("id", BigInteger, primary_key=True),
+    Column("store", Text, nullable=False),
+    Column("document", Text(collation="C"), nullable=False),
+    Column("tenant", Text, nullable=False),
     Column("tokens", TSVECTOR, nullable=False),
     # The number of tokens, repeats counted: BM25's document length.
     Column("length", Integer, nullable=False),
