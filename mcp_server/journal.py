@@ -23,6 +23,7 @@ _INSERT = insert(journal).values(
     labels=bindparam("labels"),
 )
 DAYS_AHEAD = 2
+_BELOW_OPEN = text("xid < pg_snapshot_xmin(pg_current_snapshot())")
 
 
 async def append(connection: AsyncConnection, **entry: Any) -> None:
@@ -45,23 +46,50 @@ async def read(
     Raises:
         InvalidInput: `after` is no position.
     """
-    horizon = text("xid < pg_snapshot_xmin(pg_current_snapshot())")
     query = (
         select(journal)
-        .where(journal.c.tenant == tenant, horizon)
+        .where(journal.c.tenant == tenant, _BELOW_OPEN)
         .order_by(journal.c.xid, journal.c.seq)
         .limit(limit)
     )
     if after is not None:
-        xid, seq = parse_position(after)
-        position = tuple_(cast(literal(str(xid)), Xid8()), literal(seq))
-        query = query.where(tuple_(journal.c.xid, journal.c.seq) > position)
+        query = query.where(_after(parse_position(after)))
     if where is not None:
         query = query.where(where)
     async with control.connect() as connection:
         rows = [dict(row) for row in (await connection.execute(query)).mappings()]
     last = f"{rows[-1]['xid']}.{rows[-1]['seq']}" if rows else after
     return rows, last
+
+
+async def read_everything(
+    control: AsyncEngine, after: tuple[int, int], limit: int
+) -> tuple[list[tuple[str, str]], tuple[int, int]]:
+    """Return `(tenant, uri)` of every tenant's entries after a position, and the position after them."""
+    query = (
+        select(journal.c.xid, journal.c.seq, journal.c.tenant, journal.c.uri)
+        .where(_BELOW_OPEN, _after(after))
+        .order_by(journal.c.xid, journal.c.seq)
+        .limit(limit)
+    )
+    async with control.connect() as connection:
+        rows = (await connection.execute(query)).all()
+    last = (int(rows[-1].xid), int(rows[-1].seq)) if rows else after
+    return [(row.tenant, row.uri) for row in rows], last
+
+
+async def end(control: AsyncEngine) -> tuple[int, int]:
+    """Return the position before which nothing new can appear."""
+    async with control.connect() as connection:
+        xmin = await connection.scalar(text("select pg_snapshot_xmin(pg_current_snapshot())::text"))
+    return int(xmin or 0) - 1, 2**62
+
+
+def _after(position: tuple[int, int]) -> ColumnElement[bool]:
+    xid, seq = position
+    return tuple_(journal.c.xid, journal.c.seq) > tuple_(
+        cast(literal(str(xid)), Xid8()), literal(seq)
+    )
 
 
 def parse_position(after: str) -> tuple[int, int]:

@@ -96,3 +96,11 @@ def explain(principal: Principal, verb: Verb, uri: str) -> dict[str, object]:
         if allows(Principal(principal.tenant, principal.subject, frozenset({item})), verb, uri):
             return {"allowed": True, "verb": verb, "uri": uri, "by": item}
     return {"allowed": False, "verb": verb, "uri": uri, "missing": verb}
+
+
+def granted(principal: Principal, verb: Verb) -> tuple[str, ...] | None:
+    """Return the URIs and `prefix*` forms on which `principal` holds `verb`, None if on everything."""
+    if verb in principal.scopes:
+        return None
+    start = f"{verb}:"
+    return tuple(sorted(item[len(start) :] for item in principal.scopes if item.startswith(start)))

@@ -13,7 +13,7 @@ from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
 from mcp.server.request_state import RequestStateSecurity
-from mcp.server.subscriptions import SubscriptionBus
+from mcp.server.subscriptions import ListenHandler, SubscriptionBus
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     INTERNAL_ERROR,
@@ -23,6 +23,7 @@ from mcp_types import (
     InputRequiredResult,
     Resource,
     ResourceTemplate,
+    SubscriptionsListenRequestParams,
     TextContent,
 )
 from mcp_types import Tool as WireTool
@@ -78,7 +79,7 @@ class IsthmusServer(MCPServer[Any]):
         operation: Operations,
         *,
         secret: bytes,
-        bus: SubscriptionBus | None = None,
+        bus: SubscriptionBus,
     ) -> None:
         self._declared_tools = {item.name: DeclaredTool.declare(item) for item in plugins.tools}
         self._declared_resources = [DeclaredResource.declare(item) for item in plugins.resources]
@@ -94,6 +95,11 @@ class IsthmusServer(MCPServer[Any]):
             request_state_security=RequestStateSecurity(keys=[secret]),
             subscriptions=bus,
         )
+        # The SDK makes a handler of its own that nobody can close; this one ends its streams at shutdown.
+        self.listeners = ListenHandler(bus)
+        self._lowlevel_server.add_request_handler(
+            "subscriptions/listen", SubscriptionsListenRequestParams, self.listeners
+        )
         for item in plugins.prompts:
             self.prompt()(item.fn)
 
@@ -105,16 +111,16 @@ class IsthmusServer(MCPServer[Any]):
     def declared_resources(self) -> list[DeclaredResource]:
         return self._declared_resources
 
-    def refuse_undeclared(self, names: Iterable[str]) -> None:
+    async def refuse_undeclared_tools(self) -> None:
         """Fail at start if a plugin's `setup` registered a tool without a verb for policy.
 
         Raises:
             ConfigurationError: names the tool.
         """
-        for name in names:
-            if name not in self._declared_tools:
+        for tool in await super().list_tools():
+            if tool.name not in self._declared_tools:
                 raise ConfigurationError(
-                    f"tool {name!r} declares no verb; declare it with mcp_server.plugins.tool"
+                    f"tool {tool.name!r} declares no verb; declare it with mcp_server.plugins.tool"
                 )
 
     async def list_tools(self) -> list[WireTool]:
@@ -124,7 +130,9 @@ class IsthmusServer(MCPServer[Any]):
         return [tool for tool in tools if self._may_call(principal, tool.name)]
 
     def _may_call(self, principal: Principal, name: str) -> bool:
-        return policy.allows(principal, self._declared_tools[name].verb, f"tool://{name}")
+        # A tool that a plugin adds later declares no verb, so nobody may call it.
+        tool = self._declared_tools.get(name)
+        return tool is not None and policy.allows(principal, tool.verb, f"tool://{name}")
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None

@@ -1,0 +1,225 @@
+"""Every HTTP route declares its verb; the gate makes a principal of each request, and ends it when the key dies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Literal
+
+import anyio
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Message, Receive, Scope, Send
+
+from mcp_server.auth.keys import CACHE_SECONDS, KeyService
+from mcp_server.auth.principal import OWNER, Principal, acting_as
+from mcp_server.errors import AppError, ConfigurationError, Unauthenticated
+from mcp_server.operation import DISCONNECTED
+from mcp_server.policy import Verb
+
+logger = logging.getLogger(__name__)
+
+Door = Literal["mcp", "openai", "plain"]
+Renderer = Callable[[AppError, Scope], Response]
+
+
+class BodyTooLarge(AppError):
+    """The request's body is over MAX_BODY_BYTES."""
+
+    code = "invalid_input"
+    status = 413
+
+
+class DeclaredRoute(Route):
+    """A route that says what it is: `verb` for policy, `door` for the form of its errors.
+
+    `public` routes take no key. `streams` marks answers without an end of their own, which a shutdown
+    closes first.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        endpoint: Any,
+        *,
+        methods: Sequence[str],
+        verb: Verb,
+        door: Door,
+        public: bool = False,
+        streams: bool = False,
+        egress: bool = False,
+        labels: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(path, endpoint, methods=list(methods))
+        self.verb: Verb = verb
+        self.door: Door = door
+        self.public = public
+        self.streams = streams
+        self.egress = egress
+        self.labels = labels
+        self.gate: Gate | None = None
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Admit the request, then serve it as its principal."""
+        gate = self.gate
+        assert gate is not None, "routes are bound to the gate when the app is built"
+        started = False
+
+        async def watch_start(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            principal = OWNER if self.public else await gate.admit(scope)
+            limited = gate.limit_body(scope, receive)
+            with acting_as(principal), gate.track(principal, streams=self.streams):
+                await super().handle(scope, limited, watch_start)
+        except AppError as error:
+            if started:
+                raise
+            await gate.render(self.door, error, scope)(scope, receive, send)
+
+
+class Gate:
+    """Admits requests by their key, and cuts those whose key dies while they run."""
+
+    def __init__(self, keys: KeyService, *, auth: bool, max_body_bytes: int) -> None:
+        self._keys = keys
+        self._auth = auth
+        self._max_body_bytes = max_body_bytes
+        self._live: dict[str, set[anyio.CancelScope]] = {}
+        self._streams: set[anyio.CancelScope] = set()
+        self.renderers: dict[Door, Renderer] = {"mcp": render_plain, "plain": render_plain}
+
+    def bind(self, routes: Sequence[BaseRoute]) -> None:
+        """Take charge of the routes.
+
+        Raises:
+            ConfigurationError: a route declares no verb.
+        """
+        for route in routes:
+            if not isinstance(route, DeclaredRoute):
+                raise ConfigurationError(
+                    f"route {route!r} declares no verb; make it a DeclaredRoute"
+                )
+            route.gate = self
+
+    async def admit(self, scope: Scope) -> Principal:
+        """Return the principal of a request, and note it in the scope for the SDK's session checks.
+
+        Raises:
+            Unauthenticated: there is no key, or it opens nothing.
+        """
+        principal = await self._principal(scope)
+        token = AccessToken(
+            token="",  # the secret goes no further than this door
+            client_id=principal.key_id or "owner",
+            scopes=sorted(principal.scopes),
+            subject=f"{principal.tenant}/{principal.subject}",
+        )
+        scope["user"] = AuthenticatedUser(token)
+        return principal
+
+    async def _principal(self, scope: Scope) -> Principal:
+        if not self._auth:
+            return OWNER
+        given = [value for name, value in scope["headers"] if name == b"authorization"]
+        if len(given) != 1:
+            raise Unauthenticated("send one key, as the header Authorization: Bearer KEY")
+        kind, _, secret = given[0].decode("latin-1").partition(" ")
+        if kind.lower() != "bearer" or not secret.strip():
+            raise Unauthenticated("send the key as the header Authorization: Bearer KEY")
+        return await self._keys.authenticate(secret.strip())
+
+    def limit_body(self, scope: Scope, receive: Receive) -> Receive:
+        """Return a `receive` that ends a body over the limit.
+
+        Raises:
+            BodyTooLarge: the declared length is over it already.
+        """
+        most = self._max_body_bytes
+        too_large = BodyTooLarge(f"the body is over {most} bytes (ISTHMUS_MAX_BODY_BYTES)")
+        for name, value in scope["headers"]:
+            if name == b"content-length" and value.isdigit() and int(value) > most:
+                raise too_large
+        read = 0
+
+        async def limited() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > most:
+                raise too_large
+            return message
+
+        return limited
+
+    @contextmanager
+    def track(self, principal: Principal, *, streams: bool) -> Iterator[None]:
+        """Let the body be cut when the key dies or, if it streams, when the server stops."""
+        with anyio.CancelScope() as scope:
+            group = self._live.setdefault(principal.key_id, set()) if principal.key_id else None
+            if group is not None:
+                group.add(scope)
+            if streams:
+                self._streams.add(scope)
+            try:
+                yield
+            finally:
+                self._streams.discard(scope)
+                if group is not None and principal.key_id is not None:
+                    group.discard(scope)
+                    if not group:
+                        self._live.pop(principal.key_id, None)
+
+    def close_streams(self) -> None:
+        """End the answers that have no end of their own: the server is stopping."""
+        for scope in list(self._streams):
+            scope.cancel()
+
+    @asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Cut requests of dead keys while the context is open."""
+        watcher = asyncio.create_task(self._watch_forever(), name="key-watch")
+        try:
+            yield
+        finally:
+            watcher.cancel()
+            await asyncio.gather(watcher, return_exceptions=True)
+
+    async def _watch_forever(self) -> None:
+        while True:
+            await asyncio.sleep(CACHE_SECONDS)
+            if not self._live:
+                continue
+            try:
+                dead = await self._keys.dead(set(self._live))
+            except DISCONNECTED as error:
+                logger.warning("keys: the control database does not answer (%s)", error)
+                continue
+            for key_id in dead:
+                for scope in list(self._live.get(key_id, ())):
+                    scope.cancel()
+
+    def render(self, door: Door, error: AppError, scope: Scope) -> Response:
+        """Return the error in the door's form."""
+        return self.renderers[door](error, scope)
+
+
+def render_plain(error: AppError, scope: Scope) -> Response:
+    """Return `{error: CODE, message}`; a missing key names the scheme to use."""
+    del scope
+    headers = {"WWW-Authenticate": 'Bearer realm="isthmus"'} if error.status == 401 else None
+    body = {"error": error.code, "message": error.message}
+    return JSONResponse(body, status_code=error.status, headers=headers)
+
+
+async def health(_: Request) -> Response:
+    """The process answers."""
+    return JSONResponse({"status": "ok", "engines": {}})

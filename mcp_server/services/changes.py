@@ -1,0 +1,97 @@
+"""The journal as its readers see it: what changed, in order, filtered by what they may see."""
+
+from __future__ import annotations
+
+from datetime import UTC
+from typing import Any
+
+from sqlalchemy import ColumnElement, false, func, or_
+from sqlalchemy.ext.asyncio import AsyncEngine
+from typing_extensions import TypedDict
+
+from mcp_server import filters, journal, policy
+from mcp_server.auth.principal import Principal
+from mcp_server.errors import InvalidInput
+from mcp_server.operation import Operations
+from mcp_server.services import names
+from mcp_server.storage.sql import schema
+
+FILTERABLE = ("uri", "verb", "version", "subject", "run")
+
+
+class Change(TypedDict):
+    """One change; `verb` is write, delete or a run's new status, `at` is ISO 8601 in UTC."""
+
+    uri: str
+    verb: str
+    version: int | None
+    prev_version: int | None
+    subject: str
+    run: str | None
+    at: str
+
+
+class ChangePage(TypedDict):
+    items: list[Change]
+    next_after: str | None
+
+
+class ChangeService:
+    """Reads the journal of the caller's tenant."""
+
+    def __init__(self, operation: Operations, control: AsyncEngine) -> None:
+        self._operation = operation
+        self._control = control
+
+    async def list(
+        self,
+        principal: Principal,
+        *,
+        after: str | None = None,
+        filter: dict[str, Any] | None = None,  # noqa: A002  the contract's name
+        limit: int | None = None,
+    ) -> ChangePage:
+        """Return the changes after a position, oldest first; call again with `next_after`.
+
+        Raises:
+            InvalidInput: the position, the limit or the filter does not fit.
+        """
+        size = names.page_size(limit)
+        where = _visible(principal)
+        if filter is not None:
+            where = where & filters.compile(filters.parse(filter), _column)
+        async with self._operation(principal, "read", "tool://changes"):
+            rows, last = await journal.read(self._control, principal.tenant, after, size, where)
+        return ChangePage(items=[_change(row) for row in rows], next_after=last)
+
+
+def _visible(principal: Principal) -> ColumnElement[bool]:
+    granted = policy.granted(principal, "read")
+    uri = schema.journal.c.uri
+    if granted is None:
+        return uri.is_not(None)
+    conditions = [
+        func.starts_with(uri, item[:-1]) if item.endswith("*") else uri == item for item in granted
+    ]
+    return or_(false(), *conditions)
+
+
+def _column(key: str) -> ColumnElement[Any]:
+    if key not in FILTERABLE:
+        raise InvalidInput(
+            f"filter.key: {key!r} is not a field of a change; use {', '.join(FILTERABLE)}",
+            param="filter",
+        )
+    return schema.journal.c[key]
+
+
+def _change(row: dict[str, Any]) -> Change:
+    return Change(
+        uri=row["uri"],
+        verb=row["verb"],
+        version=row["version"],
+        prev_version=row["prev_version"],
+        subject=row["subject"],
+        run=row["run"],
+        at=row["at"].astimezone(UTC).isoformat().replace("+00:00", "Z"),
+    )

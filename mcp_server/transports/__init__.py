@@ -1,0 +1,1 @@
+"""How bytes reach the MCP server: stdio, Streamable HTTP and the older HTTP with SSE."""

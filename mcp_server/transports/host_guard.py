@@ -1,0 +1,97 @@
+"""Refuses foreign Host and Origin headers before any route sees the request."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+logger = logging.getLogger(__name__)
+
+LOOPBACK_NAMES = frozenset({"localhost", "localhost.localdomain"})
+
+
+class HostGuard:
+    """An ASGI middleware against DNS rebinding.
+
+    A page of a foreign site reaches us only under a name of its own, so a Host may be an IP address,
+    a loopback name, or a name that the operator allowed; an Origin likewise.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Iterable[str], origins: Iterable[str]) -> None:
+        self._app = app
+        self._hosts = LOOPBACK_NAMES | {_name(item) for item in hosts}
+        self._origins = {item.rstrip("/").lower() for item in origins}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            # The parser keeps blanks around values; the protocol compares them without.
+            scope["headers"] = headers = [
+                (name, value.strip(b" \t")) for name, value in scope["headers"]
+            ]
+            refusal = self._refusal(headers)
+            if refusal is not None:
+                status, message = refusal
+                logger.warning("refused a request: %s", message)
+                body = {"error": "forbidden", "message": message}
+                await JSONResponse(body, status_code=status)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _refusal(self, headers: list[tuple[bytes, bytes]]) -> tuple[int, str] | None:
+        hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
+        if len(hosts) != 1 or not self._known(_name(hosts[0])):
+            return (
+                421,
+                f"host {', '.join(hosts)[:100]!r} is not served here; set ISTHMUS_ALLOWED_HOSTS",
+            )
+        for name, value in headers:
+            if name == b"origin" and not self._own_origin(
+                value.decode("latin-1").lower(), hosts[0]
+            ):
+                return (
+                    403,
+                    f"origin {value.decode('latin-1')[:100]!r} is not allowed; set ISTHMUS_ALLOWED_ORIGINS",
+                )
+        return None
+
+    def _known(self, name: str) -> bool:
+        return name in self._hosts or _is_address(name)
+
+    def _own_origin(self, origin: str, host: str) -> bool:
+        if origin in self._origins:
+            return True
+        parts = urlsplit(origin)
+        name = parts.hostname or ""
+        if parts.scheme not in {"http", "https"}:
+            return False
+        # The page that this very server handed out, or one on this machine.
+        return parts.netloc == host.lower() or name in LOOPBACK_NAMES or _is_loopback(name)
+
+
+def _name(host: str) -> str:
+    """Return the host of `host[:port]`, in lower case; an empty name if it is malformed."""
+    try:
+        parts = urlsplit(f"//{host}")
+        _ = parts.port
+    except ValueError:
+        return ""
+    if parts.path or parts.query or parts.fragment or parts.username is not None:
+        return ""
+    return (parts.hostname or "").rstrip(".")
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_loopback(name: str) -> bool:
+    return _is_address(name) and ipaddress.ip_address(name).is_loopback
