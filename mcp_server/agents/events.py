@@ -1,0 +1,110 @@
+"""What the loop needs (a toolbox, limits) and what it tells (its events)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeAlias
+
+Stopped: TypeAlias = Literal["turns", "seconds", "tool_calls", "output", "invalid_calls"]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolOutcome:
+    """What a tool gave, as text for the model; an error's text begins with `CODE: `."""
+
+    text: str
+    is_error: bool = False
+
+
+class Toolbox(Protocol):
+    """The tools that the server runs for the model, already narrowed to what the caller may use."""
+
+    async def specs(self) -> list[dict[str, Any]]:
+        """Return OpenAI tool objects: `{"type": "function", "function": {name, description, parameters}}`."""
+        ...
+
+    async def call(self, name: str, arguments: dict[str, Any], *, key: str | None) -> ToolOutcome:
+        """Run one tool; `key` is its idempotency key.
+
+        A failed tool must be an outcome or an `AppError`: both become text for the model.
+        `Unauthenticated` ends the loop, since no later call could succeed.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoopLimits:
+    """Where a loop ends at the latest."""
+
+    turns: int = 16
+    """How often the model is asked."""
+    seconds: float = 600.0
+    tool_calls: int = 64
+    """How many calls run on the server."""
+    output_chars: int = 1_000_000
+    """How much text and arguments the model may write, all turns together."""
+    result_chars: int = 100_000
+    """How much of one tool's result the model sees; the rest is cut, and it is told so."""
+    invalid_turns: int = 3
+    """How many turns in a row may hold nothing but unknown names and malformed arguments."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """A piece of text. `field` is the message field it belongs to, mostly `content`."""
+
+    text: str
+    turn: int
+    field: str = "content"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolStarted:
+    """A call to a tool of the server; `arguments` is the JSON text that the model wrote."""
+
+    call_id: str
+    name: str
+    arguments: str
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class ToolFinished:
+    """The end of that call; `text` is what the model sees of the result."""
+
+    call_id: str
+    name: str
+    text: str
+    is_error: bool
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class TurnFinished:
+    """The model's turn is over; `usage` is this turn's own, empty if the model reports none."""
+
+    turn: int
+    finish_reason: str
+    usage: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last event: one assistant message for the whole loop.
+
+    `message` is OpenAI's: its text is exactly what the TextDeltas said, its `tool_calls` are
+    `client_calls`. `finish_reason` is `stop`, `tool_calls`, `content_filter` or `length`; `stopped`
+    names the limit of ours that ended the loop, if one did. `usage` is the sum of the turns.
+    `transcript` holds what the loop added to the conversation: each turn's own message with all its
+    calls, and the results. A turn that called tools of both sides needs it to go on later.
+    """
+
+    message: dict[str, Any]
+    finish_reason: str
+    usage: dict[str, Any]
+    client_calls: list[dict[str, Any]]
+    stopped: Stopped | None = None
+    transcript: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+
+LoopEvent: TypeAlias = TextDelta | ToolStarted | ToolFinished | TurnFinished | Finished
