@@ -1,0 +1,64 @@
+"""The door of each route: runs its handler as a raw ASGI application and turns every failure into an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from anyio import move_on_after
+from starlette.types import Receive, Scope, Send
+
+from mcp_server.doors import DeclaredRoute
+from mcp_server.errors import AppError, Unavailable
+from mcp_server.policy import Verb
+from openai_facade.exchange import ClientGone, Exchange
+from openai_facade.facade import Facade
+
+Handler = Callable[[Exchange], Awaitable[None]]
+
+_LAST_WORD_SECONDS = 1.0
+
+_log = logging.getLogger("isthmus.openai")
+
+
+class Endpoint:
+    """An ASGI application; Starlette's Request and Response would cost as much as all our own work."""
+
+    def __init__(self, handler: Handler, ping_seconds: float) -> None:
+        self._handler = handler
+        self._ping_seconds = ping_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        exchange = Exchange(scope, receive, send, ping_seconds=self._ping_seconds)
+        try:
+            await self._handler(exchange)
+        except AppError as error:
+            await exchange.fail(error)
+        except ClientGone:
+            return
+        except asyncio.CancelledError:
+            # Whoever cuts us (a revoked key, a stopping server) leaves it to us to end the answer.
+            with move_on_after(_LAST_WORD_SECONDS, shield=True):
+                await exchange.fail(_CUT)
+            raise
+        except Exception:  # noqa: BLE001 - the door: logged here, told without its inside
+            _log.exception("%s failed", exchange.id)
+            await exchange.fail_unforeseen()
+
+
+_CUT = Unavailable("the request was cut: its key was revoked or the server is stopping")
+
+
+def declare(
+    facade: Facade, path: str, handler: Handler, *, methods: Sequence[str], verb: Verb
+) -> DeclaredRoute:
+    """Make a route under /v1 that needs a key."""
+    return DeclaredRoute(
+        path,
+        Endpoint(handler, facade.ping_seconds),
+        methods=methods,
+        verb=verb,
+        door="openai",
+    )

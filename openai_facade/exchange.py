@@ -1,0 +1,176 @@
+"""One HTTP exchange over raw ASGI: read a JSON body, answer it whole or event by event, notice a client that left."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import orjson
+from anyio import CancelScope
+from starlette.types import Receive, Scope, Send
+
+from mcp_server.errors import AppError
+from openai_facade.errors import Header, defect, envelope, headers_of, status_of
+from openai_facade.identity import request_id, response_headers
+from openai_facade.wire.faults import InvalidRequest, json_type
+
+_JSON: Header = (b"content-type", b"application/json")
+_STREAM: list[Header] = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),  # nginx would hold events back
+]
+_PING = b": ping\n\n"
+_DONE = b"data: [DONE]\n\n"
+
+
+class ClientGone(Exception):  # noqa: N818 - not a failure of ours
+    """The client left before its request was complete: nobody is there to answer."""
+
+
+class Exchange:
+    """A request and its answer; after `open_stream` the answer is a stream of events."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, *, ping_seconds: float) -> None:
+        self.scope = scope
+        self.id = request_id(scope)
+        self.extra_headers: list[Header] = []
+        self._receive = receive
+        self._send = send
+        self._ping_seconds = ping_seconds
+        self._streaming = False
+        self._ended = False
+        self._written_at = 0.0
+
+    async def read_object(self) -> dict[str, Any]:
+        """Read the body as a JSON object; its size is bounded by the gate in front of every route.
+
+        Raises:
+            InvalidRequest: not declared as JSON, not JSON, or not an object.
+            ClientGone: the client left in the middle of it.
+        """
+        self._check_content_type()
+        raw = await self._read()
+        try:
+            body: object = orjson.loads(raw)
+        except orjson.JSONDecodeError as error:
+            raise InvalidRequest(
+                f"We could not parse the JSON body of your request: {error}. Send a JSON object.",
+                param=None,
+                wire_code="invalid_json",
+            ) from error
+        if not isinstance(body, dict):
+            raise InvalidRequest(
+                f"Invalid body: expected an object, but got {json_type(body)} instead.",
+                param=None,
+                wire_code="invalid_type",
+            )
+        return cast("dict[str, Any]", body)
+
+    def _check_content_type(self) -> None:
+        for name, value in self.scope["headers"]:
+            if name != b"content-type":
+                continue
+            media = value.partition(b";")[0].strip().lower()
+            if media != b"application/json" and not media.endswith(b"+json"):
+                raise InvalidRequest(
+                    f"Unsupported Content-Type {media.decode('latin-1')!r}: send the body as "
+                    "'Content-Type: application/json'.",
+                    param=None,
+                    wire_code="unsupported_content_type",
+                )
+
+    async def _read(self) -> bytes:
+        pieces: list[bytes] = []
+        while (message := await self._receive())["type"] == "http.request":
+            pieces.append(message.get("body", b""))
+            if not message.get("more_body"):
+                return b"".join(pieces)
+        raise ClientGone
+
+    @asynccontextmanager
+    async def while_connected(self) -> AsyncIterator[None]:
+        """Run the body, and cancel it when the client goes away: then this ends without an error.
+
+        The request's body must have been read: what comes after it can only be the disconnect.
+        """
+        with CancelScope() as scope:
+            watcher = asyncio.create_task(self._watch(scope))
+            try:
+                yield
+            finally:
+                watcher.cancel()
+
+    async def _watch(self, scope: CancelScope) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        scope.cancel()
+
+    async def answer(self, payload: bytes, status: int = 200) -> None:
+        """Send a whole JSON answer."""
+        self._ended = True
+        headers = [
+            _JSON,
+            (b"content-length", b"%d" % len(payload)),
+            *response_headers(self.scope),
+            *self.extra_headers,
+        ]
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": payload})
+
+    @asynccontextmanager
+    async def open_stream(self) -> AsyncIterator[None]:
+        """Send status 200 and keep the line alive with a comment whenever it was silent for long."""
+        headers = [*_STREAM, *response_headers(self.scope), *self.extra_headers]
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        self._streaming = True
+        self._written_at = time.monotonic()
+        pinger = asyncio.create_task(self._ping())
+        try:
+            yield
+        finally:
+            pinger.cancel()
+
+    async def event(self, payload: bytes) -> None:
+        """Send one event in one write: some parsers lose an event that comes in two pieces."""
+        await self._write(b"data: " + payload + b"\n\n")
+
+    async def done(self) -> None:
+        """End the stream as OpenAI does."""
+        self._ended = True
+        await self._send({"type": "http.response.body", "body": _DONE, "more_body": False})
+
+    async def fail(self, error: AppError) -> None:
+        """Answer with `error`: as an HTTP error, or as the last event if the stream has begun."""
+        await self._fail(envelope(error), status_of(error), headers_of(error))
+
+    async def fail_unforeseen(self) -> None:
+        """Answer for a defect; it must be logged where it was caught."""
+        await self._fail(defect(), 500, [])
+
+    async def _fail(self, body: dict[str, Any], status: int, headers: list[Header]) -> None:
+        if self._ended:
+            return
+        payload = orjson.dumps(body)
+        if self._streaming:
+            self._ended = True
+            last = b"data: " + payload + b"\n\n"
+            await self._send({"type": "http.response.body", "body": last, "more_body": False})
+            return
+        self.extra_headers.extend(headers)
+        await self.answer(payload, status)
+
+    async def _write(self, data: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        self._written_at = time.monotonic()
+
+    async def _ping(self) -> None:
+        while True:
+            silent = time.monotonic() - self._written_at
+            if silent >= self._ping_seconds:
+                await self._write(_PING)
+                silent = 0.0
+            await asyncio.sleep(self._ping_seconds - silent)

@@ -1,0 +1,59 @@
+"""What the routes of the OpenAI face are given."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from mcp_server.agents.events import LoopLimits
+from mcp_server.auth.principal import Principal
+
+if TYPE_CHECKING:
+    from mcp_server.ingest.embed import Embedder
+
+    from mcp_server.bus import Bus
+    from mcp_server.llm.router import Router
+    from mcp_server.operation import Operations
+    from mcp_server.services import Services
+
+AGENT_PREFIX = "agent/"
+"""A model id that begins so is an agent."""
+
+PING_SECONDS = 15.0
+
+DefaultServers = Callable[[Principal, str], tuple[str, ...]]
+"""Principal and model id -> labels of the MCP servers that a chat gets without asking."""
+
+
+def no_default_servers(principal: Principal, model: str) -> tuple[str, ...]:
+    """Give no chat any tool that it did not ask for."""
+    del principal, model
+    return ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facade:
+    """Opened once per process; `created` (Unix seconds) dates what has no date of its own."""
+
+    router: Router
+    bus: Bus
+    services: Services
+    operations: Operations
+    embedder: Embedder
+    default_mcp_servers: DefaultServers = no_default_servers
+    limits: LoopLimits = field(default_factory=LoopLimits)
+    ping_seconds: float = PING_SECONDS
+    created: int = field(default_factory=lambda: int(time.time()))
+
+
+def servers_for_models(models: Iterable[str], label: str) -> DefaultServers:
+    """Give `label` to every chat with one of `models`; `*` means all of them."""
+    chosen = frozenset(models)
+
+    def labels(principal: Principal, model: str) -> tuple[str, ...]:
+        del principal
+        return (label,) if model in chosen or "*" in chosen else ()
+
+    return labels if chosen else no_default_servers

@@ -1,0 +1,29 @@
+"""Map the names of MCP tools onto names that OpenAI's API allows, and back."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+
+_ALLOWED = re.compile(r"[a-zA-Z0-9_-]{1,64}\Z")
+_FORBIDDEN = re.compile(r"[^a-zA-Z0-9_-]")
+_LONGEST = 64
+_DIGEST = 10
+
+
+def function_name(tool: str) -> str:
+    """Give the function name of an MCP tool: its own name where OpenAI allows it.
+
+    Otherwise forbidden characters become `_`, the name is cut, and a digest of the whole name is
+    appended, so that the same tool has the same name in every request and no two share one.
+    """
+    if _ALLOWED.match(tool):
+        return tool
+    digest = hashlib.sha256(tool.encode()).hexdigest()[:_DIGEST]
+    return f"{_FORBIDDEN.sub('_', tool)[: _LONGEST - _DIGEST - 1]}_{digest}"
+
+
+def function_names(tools: Iterable[str]) -> dict[str, str]:
+    """Give the way back: function name -> tool name."""
+    return {function_name(tool): tool for tool in tools}
