@@ -11,7 +11,6 @@ from typing import Any, Literal
 import anyio
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
-from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Message, Receive, Scope, Send
@@ -67,7 +66,8 @@ class DeclaredRoute(Route):
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Admit the request, then serve it as its principal."""
         gate = self.gate
-        assert gate is not None, "routes are bound to the gate when the app is built"
+        if gate is None:
+            raise RuntimeError("a route is served before Gate.bind took charge of it")
         started = False
 
         async def watch_start(message: Message) -> None:
@@ -218,8 +218,3 @@ def render_plain(error: AppError, scope: Scope) -> Response:
     headers = {"WWW-Authenticate": 'Bearer realm="isthmus"'} if error.status == 401 else None
     body = {"error": error.code, "message": error.message}
     return JSONResponse(body, status_code=error.status, headers=headers)
-
-
-async def health(_: Request) -> Response:
-    """The process answers."""
-    return JSONResponse({"status": "ok", "engines": {}})

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, bindparam, cast, insert, literal, select, text, tuple_
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mcp_server.errors import InvalidInput
@@ -22,7 +27,10 @@ _INSERT = insert(journal).values(
     step=bindparam("step"),
     labels=bindparam("labels"),
 )
+logger = logging.getLogger(__name__)
+
 DAYS_AHEAD = 2
+PARTITION_SECONDS = 6 * 3600.0
 _BELOW_OPEN = text("xid < pg_snapshot_xmin(pg_current_snapshot())")
 
 
@@ -118,3 +126,25 @@ async def ensure_partitions(control: AsyncEngine, today: date | None = None) -> 
 
 async def _missing(connection: AsyncConnection, table: str) -> bool:
     return await connection.scalar(text("select to_regclass(:t) is null"), {"t": table}) is True
+
+
+@asynccontextmanager
+async def keeping_partitions(control: AsyncEngine) -> AsyncGenerator[None]:
+    """Make the daily partitions now, and every few hours while the context is open."""
+    await ensure_partitions(control)
+
+    async def keep() -> None:
+        while True:
+            await asyncio.sleep(PARTITION_SECONDS)
+            try:
+                await ensure_partitions(control)
+            except (SQLAlchemyError, OSError) as error:
+                # Entries go to the default partition meanwhile: nothing is refused.
+                logger.warning("journal: the next day's partition is not made yet (%s)", error)
+
+    keeper = asyncio.create_task(keep(), name="journal-partitions")
+    try:
+        yield
+    finally:
+        keeper.cancel()
+        await asyncio.gather(keeper, return_exceptions=True)

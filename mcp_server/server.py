@@ -56,7 +56,8 @@ class Invocation:
     metered: bool = True
 
 
-_invocation: ContextVar[Invocation] = ContextVar("isthmus_invocation", default=Invocation())
+_FROM_OUTSIDE = Invocation()
+_invocation: ContextVar[Invocation] = ContextVar("isthmus_invocation", default=_FROM_OUTSIDE)
 
 
 @contextmanager
@@ -162,8 +163,8 @@ class IsthmusServer(MCPServer[Any]):
         except AppError as error:
             _raise_rate_limit(error)
             return _failed(str(error))
-        except UnexpectedToolError as error:
-            logger.error("tool %s failed", name, exc_info=error.__cause__)
+        except UnexpectedToolError:
+            logger.exception("tool %s failed", name)
             return _failed(
                 str(Unavailable(f"{name} failed unexpectedly; the server's log says why"))
             )

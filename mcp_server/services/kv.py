@@ -5,10 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from typing_extensions import TypedDict
-
 from sqlalchemy import ColumnElement, Row, and_, delete, false, func, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from typing_extensions import TypedDict
 
 from mcp_server import policy
 from mcp_server.auth.principal import Principal

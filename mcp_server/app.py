@@ -1,0 +1,190 @@
+"""The composition root: settings become engines, services, the MCP server and the Starlette app."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from starlette.applications import Starlette
+from starlette.types import ASGIApp
+
+from mcp_server import health, journal
+from mcp_server.audit import Audit
+from mcp_server.auth.keys import KeyService
+from mcp_server.bus import Bus
+from mcp_server.completions import add_completions
+from mcp_server.doors import Gate
+from mcp_server.engines import Engines, open_engines
+from mcp_server.handshake import add_handshake_methods
+from mcp_server.limits import Limits
+from mcp_server.operation import Operations
+from mcp_server.plugins import load_plugins
+from mcp_server.secret import derive, server_secret
+from mcp_server.server import IsthmusServer
+from mcp_server.services import Services
+from mcp_server.services.agents import AgentService
+from mcp_server.services.changes import ChangeService
+from mcp_server.services.kv import KvService
+from mcp_server.services.models import ModelService
+from mcp_server.services.objects import ObjectService, collecting
+from mcp_server.services.runs import open_runs
+from mcp_server.services.sql import SqlService
+from mcp_server.services.vectors import VectorService
+from mcp_server.settings import Settings
+from mcp_server.toolbox import BusToolbox
+from mcp_server.transports import http, sse
+from mcp_server.transports.host_guard import HostGuard
+from mcp_server.updates import Updates
+
+logger = logging.getLogger(__name__)
+
+Role = Literal["all", "mcp", "openai"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """Everything that is open while a process serves."""
+
+    settings: Settings
+    engines: Engines
+    operations: Operations
+    services: Services
+    server: IsthmusServer
+    bus: Bus
+    updates: Updates
+
+
+@asynccontextmanager
+async def open_runtime(settings: Settings) -> AsyncGenerator[Runtime]:
+    """Open the engines once, whatever doors are opened on them, and close them in reverse order.
+
+    Raises:
+        ConfigurationError: a setting does not fit, or an engine does not open.
+    """
+    plugins = load_plugins(settings.plugins)
+    secret = server_secret(settings)
+    async with AsyncExitStack() as stack:
+        engines = await stack.enter_async_context(
+            open_engines(settings, derive(secret, "sql roles"))
+        )
+        control = engines.control
+        audit = Audit()
+        await stack.enter_async_context(audit.writing(control))
+        await stack.enter_async_context(journal.keeping_partitions(control))
+        keys = KeyService(control, settings.api_key)
+        limits = Limits(settings.rate_limit, settings.redis_url)
+        operations = Operations(limits, audit, keys.rate_of)
+        # The bus stands above the services, and runs call tools through it: it is bound below.
+        late: list[Bus] = []
+        objects = ObjectService(operations, control, engines.blobs)
+        await stack.enter_async_context(collecting(control, engines.blobs))
+        runs = await stack.enter_async_context(
+            open_runs(
+                operations,
+                control,
+                model_for=engines.router.resolve,
+                toolbox_for=lambda principal, tools: BusToolbox(late[0], principal, tools),
+                scopes_now=keys.scopes_now,
+            )
+        )
+        services = Services(
+            agents=AgentService(
+                operations,
+                control,
+                models=engines.router.models,
+                tools=lambda principal: late[0].list_tools(principal),
+            ),
+            changes=ChangeService(operations, control),
+            keys=keys,
+            kv=KvService(operations, control),
+            models=ModelService(operations, engines.router),
+            objects=objects,
+            runs=runs,
+            sql=SqlService(operations, control, engines.sql),
+            vectors=VectorService(operations, control, engines.vectors, engines.embedder),
+        )
+        updates = Updates()
+        server = IsthmusServer(
+            plugins, services, operations, secret=derive(secret, "request state"), bus=updates
+        )
+        add_handshake_methods(server, updates)
+        add_completions(server, plugins.completions)
+        for setup in plugins.setups:
+            await setup(server)
+        await server.refuse_undeclared_tools()
+        await stack.enter_async_context(updates.following(control))
+        late.append(Bus(server))
+        yield Runtime(
+            settings=settings,
+            engines=engines,
+            operations=operations,
+            services=services,
+            server=server,
+            bus=late[0],
+            updates=updates,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class HttpApp:
+    """The application, and what its server needs to end it well."""
+
+    app: ASGIApp
+    gate: Gate
+    server: IsthmusServer
+
+    def close_streams(self) -> None:
+        """End the streams without an end of their own, the polite ones first."""
+        self.server.listeners.close()
+        self.gate.close_streams()
+
+
+@asynccontextmanager
+async def open_http(runtime: Runtime, role: Role = "all") -> AsyncGenerator[HttpApp]:
+    """Yield the HTTP application over an open runtime."""
+    settings = runtime.settings
+    gate = Gate(
+        runtime.services.keys, auth=settings.auth == "on", max_body_bytes=settings.max_body_bytes
+    )
+    manager = http.session_manager(runtime.server, settings.max_body_bytes)
+    routes = [
+        *health.routes(runtime.engines.checks),
+        *http.routes(manager),
+        *sse.routes(runtime.server, settings.max_body_bytes),
+    ]
+    if role == "all":
+        routes += _openai_routes(runtime, gate)
+    gate.bind(routes)
+    public = [settings.public_url] if settings.public_url else []
+    app = HostGuard(
+        Starlette(routes=routes),
+        hosts=[*settings.allowed_hosts, *(_host(url) for url in public)],
+        origins=[*settings.allowed_origins, *public],
+    )
+    async with manager.run(), gate.watching():
+        yield HttpApp(app, gate, runtime.server)
+
+
+def _openai_routes(runtime: Runtime, gate: Gate) -> list:
+    from openai_facade import app as facade_app
+    from openai_facade import errors as facade_errors
+    from openai_facade.facade import Facade, servers_for_models
+
+    gate.renderers["openai"] = facade_errors.render
+    return facade_app.routes(
+        Facade(
+            router=runtime.engines.router,
+            bus=runtime.bus,
+            services=runtime.services,
+            operations=runtime.operations,
+            embedder=runtime.engines.embedder,
+            default_mcp_servers=servers_for_models(runtime.settings.chat_tools_models, "isthmus"),
+        )
+    )
+
+
+def _host(url: str) -> str:
+    return url.partition("://")[2].partition("/")[0]

@@ -1,0 +1,182 @@
+"""The `isthmus` command: argument parsing only."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+from mcp_server import __version__
+from mcp_server.errors import AppError, ConfigurationError
+
+DONE, FAILED, WRONG_USAGE = 0, 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit: 0 done, 1 failed, 2 wrong usage or configuration."""
+    options = _parser().parse_args(arguments)
+    try:
+        sys.exit(_run(options))
+    except ConfigurationError as error:
+        print(f"isthmus: {error}", file=sys.stderr)
+        sys.exit(WRONG_USAGE)
+    except AppError as error:
+        print(f"isthmus: {error}", file=sys.stderr)
+        sys.exit(WRONG_USAGE if error.status == 400 else FAILED)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from mcp_server.settings import load_settings
+
+    settings = load_settings(
+        options.config,
+        **{name: getattr(options, name, None) for name in ("host", "port", "data_dir")},
+        plugins=tuple(options.plugins) if getattr(options, "plugins", None) else None,
+    )
+    # Each command imports what it needs: `isthmus stdio` is started anew by every client.
+    command: Coroutine[Any, Any, int]
+    match options.command:
+        case "serve":
+            from mcp_server.commands.serve import serve
+
+            command = serve(settings, options.role)
+        case "stdio":
+            from mcp_server.commands.stdio import stdio
+
+            command = stdio(settings)
+        case "demo":
+            from mcp_server.commands.demo import demo
+
+            command = demo(settings, url=options.url, key=options.key)
+        case "keys":
+            from mcp_server.commands import keys
+
+            command = keys.run(settings, options)
+        case "migrate":
+            from mcp_server.commands.migrate import migrate
+
+            command = migrate(settings)
+        case "doctor":
+            from mcp_server.commands.doctor import doctor
+
+            command = doctor(settings, as_json=options.json)
+        case "policy":
+            from mcp_server.commands.policy import explain
+
+            command = explain(settings, options)
+        case _:
+            from mcp_server.commands.install import install
+
+            return install(options.client, dry_run=options.dry_run)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(command)
+
+
+def _loop_factory() -> Any:
+    if sys.platform == "win32":
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="isthmus",
+        description="One durable backend - SQL, key-value, objects, vectors, agents - for every MCP client and OpenAI SDK.",
+    )
+    parser.add_argument("--version", action="version", version=f"isthmus {__version__}")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with settings")
+    parser.add_argument(
+        "--data-dir", type=Path, metavar="DIR", help="where the embedded engines keep everything"
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_serve(commands)
+    stdio = commands.add_parser("stdio", help="serve MCP over stdin and stdout, as the local owner")
+    _add_plugins(stdio)
+    demo = commands.add_parser(
+        "demo", help="a tour over real data, on a server of its own or a running one"
+    )
+    demo.add_argument("--url", help="a running server; without it the demo starts its own")
+    demo.add_argument("--key", help="the key for --url")
+    _add_keys(commands)
+    commands.add_parser("migrate", help="bring the control database to this version")
+    doctor = commands.add_parser("doctor", help="ask every engine whether it is well")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    _add_policy(commands)
+    install = commands.add_parser(
+        "install", help="add this server to an MCP client's configuration"
+    )
+    install.add_argument("client", choices=["claude-code", "claude-desktop", "cursor", "vscode"])
+    install.add_argument(
+        "--dry-run", action="store_true", help="print the change instead of making it"
+    )
+    return parser
+
+
+def _add_serve(commands: Any) -> None:
+    serve = commands.add_parser("serve", help="serve MCP and OpenAI over HTTP")
+    serve.add_argument("--host", help="address to listen on [127.0.0.1]")
+    serve.add_argument("--port", type=int, help="port to listen on, 0 for a free one [8321]")
+    serve.add_argument(
+        "--role", choices=["all", "mcp", "openai"], default="all", help="which doors to open [all]"
+    )
+    # Also accepted after the command: that is where people write it.
+    serve.add_argument(
+        "--config", type=Path, default=argparse.SUPPRESS, metavar="FILE", help=argparse.SUPPRESS
+    )
+    _add_plugins(serve)
+
+
+def _add_plugins(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--plugins",
+        action="append",
+        type=Path,
+        metavar="DIR",
+        help="folder with tools/, resources/ and prompts/ of your own; may be repeated",
+    )
+
+
+def _add_keys(commands: Any) -> None:
+    keys = commands.add_parser("keys", help="create, list and revoke keys").add_subparsers(
+        dest="action", required=True, metavar="ACTION"
+    )
+    create = keys.add_parser("create", help="make a key and show it once")
+    create.add_argument("name")
+    create.add_argument("--tenant", default="default", help="whose data the key opens [default]")
+    create.add_argument("--user", help="who acts with it [the key's name]")
+    create.add_argument(
+        "--scope",
+        action="append",
+        default=[],
+        metavar="S",
+        help="VERB or VERB:URI-PREFIX*; may be repeated [read write run]",
+    )
+    create.add_argument("--expires", type=float, metavar="DAYS", help="days until it ends [never]")
+    create.add_argument("--rate-limit", metavar="N/minute", help="requests per window [none]")
+    listing = keys.add_parser("list", help="show the keys, without their secrets")
+    revoke = keys.add_parser("revoke", help="end a key now")
+    revoke.add_argument("id")
+    for command in (create, listing, revoke):
+        command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_policy(commands: Any) -> None:
+    policy = commands.add_parser("policy", help="explain decisions").add_subparsers(
+        dest="action", required=True, metavar="ACTION"
+    )
+    explain = policy.add_parser("explain", help="say whether a key may do something, and why")
+    explain.add_argument("key_id")
+    explain.add_argument("verb", choices=["read", "write", "run", "admin"])
+    explain.add_argument("uri")
+    explain.add_argument("--json", action="store_true", help="print JSON")
+
+
+if __name__ == "__main__":
+    main()

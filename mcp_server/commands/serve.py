@@ -1,0 +1,121 @@
+"""`isthmus serve`: the HTTP server."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import socket
+
+import uvicorn
+
+from mcp_server.app import HttpApp, Role, Runtime, open_http, open_runtime
+from mcp_server.auth.keys import KeyService
+from mcp_server.errors import ConfigurationError
+from mcp_server.settings import Settings
+from mcp_server.telemetry import configure_logging
+
+logger = logging.getLogger(__name__)
+
+# How long a stop waits for requests in progress; streams without an end are closed at once.
+GRACE_SECONDS = 5
+BACKLOG = 2048
+
+
+async def serve(settings: Settings, role: Role) -> int:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigurationError: the address cannot be had, or nothing would guard it.
+    """
+    configure_logging(settings.log_level, settings.log_format)
+    if role == "openai":
+        raise ConfigurationError(
+            "--role openai: this version serves both faces in one process; use all or mcp"
+        )
+    local = _is_loopback(settings.host)
+    if not local and settings.auth == "off":
+        raise ConfigurationError(
+            f"ISTHMUS_AUTH=off with --host {settings.host}: anybody on the network would own the data; "
+            "listen on 127.0.0.1 or turn authentication on"
+        )
+    with _listen(settings.host, settings.port) as listener:
+        port = listener.getsockname()[1]
+        settings = settings.model_copy(update={"port": port})
+        async with open_runtime(settings) as runtime:
+            await _ensure_key(runtime, local=local)
+            async with open_http(runtime, role) as http:
+                await _Server(http, _url(settings.host, port)).serve(sockets=[listener])
+    return 0
+
+
+class _Server(uvicorn.Server):
+    """Says when it is ready, and ends streams that have no end of their own before it waits for the rest."""
+
+    def __init__(self, http: HttpApp, url: str) -> None:
+        super().__init__(
+            uvicorn.Config(
+                http.app,
+                http="httptools",
+                loop="none",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=GRACE_SECONDS,
+            )
+        )
+        self._http = http
+        self._url = url
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        print(f"Isthmus is ready at {self._url}", flush=True)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._http.close_streams()
+        await super().shutdown(sockets=sockets)
+
+
+async def _ensure_key(runtime: Runtime, *, local: bool) -> None:
+    settings, keys = runtime.settings, runtime.services.keys
+    if settings.auth == "off" or settings.api_key is not None:
+        return
+    if local:
+        await _print_first_key(keys)
+    elif not await keys.any_exists():
+        raise ConfigurationError(
+            f"--host {settings.host} with no key: set ISTHMUS_API_KEY or run `isthmus keys create NAME` first"
+        )
+
+
+async def _print_first_key(keys: KeyService) -> None:
+    new = await keys.create_first()
+    if new is not None:
+        print(f"API key: {new['key']}", flush=True)
+        logger.info("this admin key is shown once; `isthmus keys create NAME` makes others")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigurationError(
+            f"ISTHMUS_HOST={host} ISTHMUS_PORT={port}: cannot listen there ({reason}); "
+            "stop what holds it, or choose another with --port (0 finds a free one)"
+        ) from error
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,94 @@
+"""The engines behind the services: a URL picks each, and with none set they run embedded."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from mcp_server.errors import ConfigurationError
+from mcp_server.health import Check
+from mcp_server.ingest.embed import Embedder, open_embedder
+from mcp_server.llm.router import Router, open_router
+from mcp_server.settings import Settings
+from mcp_server.storage.objects import BlobStore
+from mcp_server.storage.objects.file import open_file_store
+from mcp_server.storage.sql import SqlEngine
+from mcp_server.storage.sql.control import answers, open_control
+from mcp_server.storage.sql.embedded import open_cluster
+from mcp_server.storage.sql.postgresql import open_postgresql
+from mcp_server.storage.vectors import VectorEngine
+from mcp_server.storage.vectors.postgresql import PostgresqlVectors
+
+# Settings of the contract whose engines this version does not have: better no start than another store.
+_NOT_YET = ("objects_url", "vectors_url", "mcp_url", "databases", "buckets")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engines:
+    """What is open; `checks` asks each whether it is well."""
+
+    control: AsyncEngine
+    sql: SqlEngine
+    blobs: BlobStore
+    vectors: VectorEngine
+    embedder: Embedder
+    router: Router
+    checks: dict[str, Check]
+
+
+@asynccontextmanager
+async def open_engines(settings: Settings, sql_secret: bytes) -> AsyncGenerator[Engines]:
+    """Open every engine, and close them in reverse order.
+
+    Raises:
+        ConfigurationError: an engine is not available or does not open.
+    """
+    for name in _NOT_YET:
+        if getattr(settings, name):
+            raise ConfigurationError(
+                f"ISTHMUS_{name.upper()}: this version has no engine for it; unset it to run embedded"
+            )
+    async with AsyncExitStack() as stack:
+        control_url, data_url = settings.database_url, settings.data_url
+        if control_url is None or data_url is None:
+            cluster = await stack.enter_async_context(open_cluster(settings.data_dir))
+            control_url, data_url = control_url or cluster.control_url, data_url or cluster.data_url
+        control = await stack.enter_async_context(open_control(control_url))
+        sql = await stack.enter_async_context(
+            open_postgresql(
+                data_url,
+                sql_secret,
+                connections=settings.sql_connections,
+                timeout_seconds=settings.sql_timeout_seconds,
+            )
+        )
+        blobs = await stack.enter_async_context(open_file_store(settings.data_dir / "objects"))
+        router = await stack.enter_async_context(open_router(settings))
+        embedder = await stack.enter_async_context(open_embedder(settings))
+        yield Engines(
+            control=control,
+            sql=sql,
+            blobs=blobs,
+            vectors=PostgresqlVectors(control),
+            embedder=embedder,
+            router=router,
+            checks=_checks(control, router),
+        )
+
+
+def _checks(control: AsyncEngine, router: Router) -> dict[str, Check]:
+    async def control_answers() -> str:
+        await answers(control)
+        return "PostgreSQL answers"
+
+    async def models_answer() -> str:
+        models = await router.models()
+        well = [model.id for model in models if model.healthy]
+        if not well:
+            raise ConnectionError("no model answers")
+        return f"{len(well)} of {len(models)} models answer"
+
+    return {"control": control_answers, "llm": models_answer}
