@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import stat
 import subprocess
 import tempfile
 import time
@@ -124,7 +123,10 @@ def make_directory(path: Path, mode: int) -> None:
     if path.is_dir():
         return
     make_directory(path.parent, mode)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{path.name[:32]}-", dir=path.parent))
+    try:
+        fresh = Path(tempfile.mkdtemp(prefix=f".{path.name[:32]}-", dir=path.parent))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     fresh.chmod(mode)
     try:
         fresh.rename(path)
@@ -132,13 +134,3 @@ def make_directory(path: Path, mode: int) -> None:
         fresh.rmdir()
         if not path.is_dir():  # not just lost to a faster process
             raise
-
-
-def is_private(directory: Path, account: Account) -> bool:
-    """Whether this is a real directory of that user which nobody else can enter."""
-    status = directory.lstat()
-    return (
-        stat.S_ISDIR(status.st_mode)
-        and status.st_uid == account.uid
-        and not status.st_mode & (stat.S_IRWXG | stat.S_IRWXO)
-    )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import quote
 
 import anyio
 
@@ -24,12 +25,13 @@ from mcp_server.storage.sql.embedded.initialise import (
     read_password,
 )
 from mcp_server.storage.sql.embedded.locks import Handle, exclusive, reap_handles
-from mcp_server.storage.sql.embedded.postmaster import PORT, Postmaster, socket_directory
+from mcp_server.storage.sql.embedded.postmaster import Postmaster
+from mcp_server.storage.sql.embedded.sockets import PORT, ensure_private, socket_directory
 
 logger = logging.getLogger(__name__)
 
 _LOCK_SECONDS = 180.0  # the longest that another process may take for a first start
-_WATCH_SECONDS = 0.1
+_WATCH_SECONDS = 0.2
 _RETRY_SECONDS = 1.0
 
 
@@ -38,7 +40,7 @@ class Cluster:
     """A running PostgreSQL server, reachable over a Unix socket by those who may read its password."""
 
     socket_directory: Path
-    password: str
+    password: str = field(repr=False)
 
     @property
     def control_url(self) -> str:
@@ -51,9 +53,12 @@ class Cluster:
         return self.url(DATA_DATABASE)
 
     def url(self, database: str, user: str | None = None, password: str | None = None) -> str:
-        """A libpq URL; names and passwords must be URL-safe. Without `user`, the owner's."""
-        who = f"{user}:{password}" if user else f"{OWNER}:{self.password}"
-        return f"postgresql://{who}@/{database}?host={self.socket_directory}&port={PORT}"
+        """A libpq URL for this database and login role; without `user`, for the owner."""
+        if user is None:
+            user, password = OWNER, self.password
+        login = quote(user, safe="") + (f":{quote(password, safe='')}" if password else "")
+        where = f"host={self.socket_directory}&port={PORT}"
+        return f"postgresql://{login}@/{quote(database, safe='')}?{where}"
 
 
 @asynccontextmanager
@@ -89,7 +94,7 @@ class _Membership:
     @property
     def needs_restart(self) -> bool:
         """Whether the server that we joined has died."""
-        return self._postmaster is not None and not self._postmaster.is_alive
+        return self._postmaster is not None and self._postmaster.state == "stopped"
 
     def join(self) -> Cluster:
         """Start the server if needed, creating its files the first time, and sign up as a user."""
@@ -103,7 +108,8 @@ class _Membership:
                 if not pgdata.exists():
                     initialise(self._directory, account, binaries, password)
                 check_version(pgdata)
-                sockets = socket_directory(self._directory, account, password)
+                sockets = socket_directory(self._directory, password)
+                ensure_private(sockets, account)
                 postmaster = Postmaster(self._directory, account, binaries, sockets)
                 postmaster.ensure_ready()
                 self._handle = Handle(self._directory / "handles")
@@ -120,9 +126,10 @@ class _Membership:
         """Sign off and, as the last user, stop the server."""
         if not self._handle or not self._postmaster:
             return
-        with self._clear_errors(), self._lock():
-            self._handle.drop()
-            self._handle = None
+        self._handle.drop()
+        self._handle = None
+        # If the directory was removed under it, the server notices within a minute and ends.
+        with suppress(FileNotFoundError), self._lock():
             if not reap_handles(self._directory / "handles"):
                 self._postmaster.stop()
 

@@ -33,9 +33,14 @@ _EXTENSIONS = "CREATE EXTENSION vector;\n"
 
 
 def read_password(directory: Path) -> str:
-    """The owner role's password, made and stored on first use: 256 random bits, safe in a URL."""
+    """The owner role's password, made and stored on first use: 256 random bits, safe in a URL.
+
+    Raises `ConfigurationError` if it is lost.
+    """
     path = directory / "password"
     if not path.exists():
+        if (directory / "pgdata").exists():
+            raise ConfigurationError(f"{path} is missing: restore it from your backup")
         fresh = directory / "password.new"
         fresh.unlink(missing_ok=True)
         with os.fdopen(open_private(fresh), "w") as file:
@@ -89,22 +94,14 @@ def _initdb(account: Account, binaries: Path, pgdata: Path, password_file: Path)
     # The builtin locale sorts and folds Unicode alike on every platform and libc.
     locale = ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
     access = ["--auth=scram-sha-256", f"--pwfile={password_file}", f"--username={OWNER}"]
-    run(
-        account,
-        binaries / "bin" / "initdb",
-        f"--pgdata={pgdata}",
-        "--encoding=UTF8",
-        *locale,
-        *access,
-        seconds=_LIMIT_SECONDS,
-    )
+    arguments = [f"--pgdata={pgdata}", "--encoding=UTF8", *locale, *access]
+    run(account, binaries / "bin" / "initdb", *arguments, seconds=_LIMIT_SECONDS)
 
 
 def _execute(account: Account, binaries: Path, pgdata: Path, database: str, sql: str) -> None:
     """Run statements in single-user mode: no socket, no other session, the first error ends it."""
-    server = binaries / "bin" / "postgres"
-    single = ["--single", "-D", str(pgdata), "-c", "exit_on_error=on", database]
-    run(account, server, *single, feed=sql, seconds=_LIMIT_SECONDS)
+    single = ["--single", "-D", pgdata, "-c", "exit_on_error=on", database]
+    run(account, binaries / "bin" / "postgres", *single, feed=sql, seconds=_LIMIT_SECONDS)
 
 
 def _sync(directory: Path) -> None:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import shlex
 import signal
-import subprocess
 import time
+from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 from mcp_server.errors import ConfigurationError
-from mcp_server.storage.sql.embedded.account import Account, is_private
-from mcp_server.storage.sql.embedded.binaries import complaint, environment
+from mcp_server.storage.sql.embedded.account import Account
+from mcp_server.storage.sql.embedded.binaries import complaint, run
 from mcp_server.storage.sql.embedded.locks import POLL_SECONDS, is_locked, open_private, try_lock
-
-PORT = 5432
-"""Only part of the socket's name: nothing listens on TCP."""
+from mcp_server.storage.sql.embedded.sockets import PORT, SOCKET_NAME, ensure_private
 
 START_SECONDS = 60.0
 STOP_SECONDS = 60.0
@@ -33,6 +29,7 @@ _SETTINGS = {
     "shared_buffers": "128MB",
     "max_wal_size": "512MB",
     "io_method": "sync",  # three processes fewer than the default's worker pool
+    "max_logical_replication_workers": "0",  # and one more
     "client_connection_check_interval": "1s",  # a query whose client is dead ends
     "log_min_messages": "log",  # starts and crashes; never the statements of tenants
     "log_min_error_statement": "panic",
@@ -40,10 +37,6 @@ _SETTINGS = {
     "log_timezone": "UTC",
     "timezone": "UTC",
 }
-_SOCKET_NAME = f".s.PGSQL.{PORT}"
-_SOCKET_PATH_BYTES = 100  # the kernels' limits are 107 on Linux and 103 on macOS
-_PLAIN_PATH = re.compile(r"[A-Za-z0-9/._-]+")
-_LOG_BYTES = 1_000_000
 
 State = Literal["stopped", "starting", "ready", "stopping"]
 
@@ -56,31 +49,25 @@ class Postmaster:
     recycled process ids; only then is it safe to start another one on the same files.
     """
 
-    def __init__(
-        self, directory: Path, account: Account, binaries: Path, socket_directory: Path
-    ) -> None:
+    def __init__(self, directory: Path, account: Account, binaries: Path, sockets: Path) -> None:
         self._pgdata = directory / "pgdata"
         self._running = directory / "running"
+        self._log = self._pgdata / "server.log"
         self._account = account
-        self._binaries = binaries
-        self._sockets = socket_directory
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the server's main process lives, ready or not; costs microseconds."""
-        return self.state != "stopped"
+        self._pg_ctl = binaries / "bin" / "pg_ctl"
+        self._sockets = sockets
 
     @property
     def state(self) -> State:
-        """What `postmaster.pid` says, if its process lives; "stopped" also while orphans end."""
+        """What the server says in `postmaster.pid`, if it lives; costs microseconds."""
         if not is_locked(self._running):
             return "stopped"
         lines = self._pid_file()
         if not lines:
             return "starting"
-        if not _exists(int(lines[0])):
-            return "stopped"
-        status = lines[7].strip() if len(lines) > 7 else ""  # its LOCK_FILE_LINE_PM_STATUS
+        if not _is_alive(int(lines[0])):
+            return "stopped"  # its backends are about to notice
+        status = lines[7].strip() if len(lines) > 7 else ""  # PostgreSQL's LOCK_FILE_LINE_PM_STATUS
         return status if status in ("ready", "stopping") else "starting"
 
     def ensure_ready(self) -> bool:
@@ -89,17 +76,16 @@ class Postmaster:
         Call it under the cluster's lock. Raises `ConfigurationError` after 60 s or if it cannot start.
         """
         deadline = time.monotonic() + START_SECONDS
-        log = self._pgdata / "server.log"
         started = False
         while (state := self.state) != "ready":
-            if state == "stopped" and started:
-                raise ConfigurationError(f"PostgreSQL did not start: {_tail(log)} (from {log})")
             if state == "stopped":
+                if started:
+                    raise ConfigurationError(f"PostgreSQL did not start: {self._last_words()}")
                 self._start(deadline)
                 started = True
             if time.monotonic() > deadline:
                 raise ConfigurationError(
-                    f"PostgreSQL was not ready within {START_SECONDS:.0f} s: {_tail(log)} (from {log})"
+                    f"PostgreSQL was not ready within {START_SECONDS:.0f} s: {self._last_words()}"
                 )
             time.sleep(POLL_SECONDS)
         return started
@@ -109,128 +95,91 @@ class Postmaster:
 
         Call it under the cluster's lock. Raises `ConfigurationError` if even the hard way fails.
         """
-        for number, seconds in ((signal.SIGINT, STOP_SECONDS), (signal.SIGQUIT, 10.0)):
-            lines = self._pid_file()
-            if lines and is_locked(self._running):
-                with suppress(ProcessLookupError):
-                    os.kill(int(lines[0]), number)
+        for mode, seconds in (("fast", STOP_SECONDS), ("immediate", 10.0)):
+            if is_locked(self._running):
+                # By pg_ctl, not by us: root must not signal whatever id an account's file names.
+                with suppress(ConfigurationError):
+                    run(self._account, self._pg_ctl, "stop", "-W", "-m", mode, "-D", self._pgdata)
             deadline = time.monotonic() + seconds
-            while is_locked(self._running):
-                if time.monotonic() > deadline:
-                    break
+            while is_locked(self._running) and time.monotonic() < deadline:
                 time.sleep(POLL_SECONDS)
-            else:
-                return
-        raise ConfigurationError(f"PostgreSQL in {self._pgdata} does not stop")
+        if is_locked(self._running):
+            raise ConfigurationError(f"PostgreSQL in {self._pgdata} does not stop")
+        with suppress(OSError):
+            self._sockets.rmdir()
 
     def _start(self, deadline: float) -> None:
         """Launch the server in a session of its own, so that our end and Ctrl-C leave it alone."""
-        log = self._pgdata / "server.log"
         lock = self._claim(deadline)
         try:
-            # Nobody serves this cluster: whatever process now has these ids, it is another program.
+            # Nobody serves this cluster: a process that now has the old id is some other program.
             (self._pgdata / "postmaster.pid").unlink(missing_ok=True)
-            for leftover in self._sockets.glob(f"{_SOCKET_NAME}*"):
+            ensure_private(self._sockets, self._account)
+            for leftover in self._sockets.glob(f"{SOCKET_NAME}*"):
                 leftover.unlink()
-            if log.exists() and log.stat().st_size > _LOG_BYTES:
-                log.replace(log.with_suffix(".log.1"))
+            if self._log.exists():
+                self._log.replace(self._log.with_suffix(".log.1"))
             settings = {**_SETTINGS, "unix_socket_directories": str(self._sockets)}
-            options = shlex.join(f"--{name}={value}" for name, value in settings.items())
-            # pg_ctl hands its command to a shell, so the data directory, which may have any name,
-            # travels in the environment and the log's name is relative.
-            launch = subprocess.run(  # noqa: S603
-                [
-                    self._binaries / "bin" / "pg_ctl",
-                    "start",
-                    "-W",
-                    "-s",
-                    "-l",
-                    log.name,
-                    "-o",
-                    options,
-                ],
-                env=environment(PGDATA=str(self._pgdata)),
-                cwd=self._pgdata,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                pass_fds=(lock,),
-                check=False,
-                **self._account.switch,
+            # pg_ctl hands its command to a shell; the data directory may have any name, so it
+            # travels in the environment, and the log's name is relative to it.
+            run(
+                self._account,
+                self._pg_ctl,
+                *("start", "-W", "-s", "-l", self._log.name),
+                *("-o", shlex.join(f"--{name}={value}" for name, value in settings.items())),
+                directory=self._pgdata,
+                variables={"PGDATA": str(self._pgdata)},
+                inherit=(lock,),
             )
         finally:
             os.close(lock)
-        if launch.returncode != 0:
-            raise ConfigurationError(f"PostgreSQL did not start: {complaint(launch.stderr)}")
 
     def _claim(self, deadline: float) -> int:
-        """Take the lock of a server that has died; its remaining backends are ended first."""
+        """Take the lock of a server that has died, once the last of its backends is gone."""
         descriptor = open_private(self._running)
-        while not try_lock(descriptor):
-            self._end_orphans()
+        while not try_lock(descriptor) or any(self._processes()):
+            if not try_lock(descriptor):
+                self._end_orphans()
             if time.monotonic() > deadline:
                 os.close(descriptor)
                 raise ConfigurationError(
-                    f"processes of another PostgreSQL still use {self._pgdata}: end them, also "
-                    "in other containers that share this directory"
+                    f"another PostgreSQL still uses {self._pgdata}: end it, also in other "
+                    "containers that share this directory"
                 )
             time.sleep(POLL_SECONDS)
         return descriptor
 
     def _end_orphans(self) -> None:
-        """Kill backends that outlive their postmaster; one in a long query would not notice.
+        """Kill backends that outlive their postmaster; one in a long query would not notice."""
+        for pid in self._processes():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
-        They are found by their working directory, so only where /proc exists; elsewhere the
-        caller waits for them.
-        """
+    def _processes(self) -> Generator[int]:
+        """The server processes that work in this directory; none where there is no /proc."""
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
-                if (process / "comm").read_text().strip() != "postgres":
-                    continue
-                if (process / "cwd").samefile(self._pgdata):
-                    os.kill(int(process.name), signal.SIGKILL)
+                is_server = (process / "comm").read_text() == "postgres\n"
+                if is_server and (process / "cwd").samefile(self._pgdata):
+                    yield int(process.name)
 
     def _pid_file(self) -> list[str]:
         with suppress(FileNotFoundError):
             return (self._pgdata / "postmaster.pid").read_text().splitlines()
         return []
 
-
-def socket_directory(directory: Path, account: Account, password: str) -> Path:
-    """A directory for the socket that only the account can enter, made if missing.
-
-    It is in the cluster's directory if that path is short enough for a socket and plain enough for
-    a URL. If not, it is in /tmp under a name that nobody can guess without the password, and that
-    every process derives alike. Raises `ConfigurationError` if somebody else has taken that name.
-    """
-    path = directory / "socket"
-    length = len(os.fsencode(path / _SOCKET_NAME))
-    if length > _SOCKET_PATH_BYTES or not _PLAIN_PATH.fullmatch(str(path)):
-        name = hashlib.sha256(f"{password}\n{directory}".encode(errors="surrogateescape"))
-        path = Path("/tmp") / f"isthmus-{name.hexdigest()[:24]}"  # noqa: S108 - checked below
-    with suppress(FileExistsError):
-        path.mkdir(0o700)
-        account.own(path)
-    if not is_private(path, account):
-        raise ConfigurationError(
-            f"{path} must be a directory of user {account.uid} alone (mode 700): remove it"
-        )
-    return path
+    def _last_words(self) -> str:
+        text = self._log.read_text(errors="replace") if self._log.exists() else ""
+        return f"{complaint(text)} (see {self._log})"
 
 
-def _exists(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
+    with suppress(OSError):  # dead, but its parent has not taken note: pid 1 of many containers
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return True
-
-
-def _tail(log: Path) -> str:
-    with suppress(FileNotFoundError), log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 4096))
-        return complaint(file.read().decode(errors="replace"))
-    return "it wrote no log"
