@@ -1,0 +1,143 @@
+"""What a vector document may hold, and its text cut into pieces that are ready to be indexed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, cast
+
+from mcp_server.errors import InvalidInput
+from mcp_server.ingest.chunk import chunk
+from mcp_server.ingest.tokenise import tokenise
+from mcp_server.storage.sql.schema import encode_json
+
+MAX_TEXT_BYTES = 2 * 1024 * 1024
+MAX_QUERY_CHARACTERS = 32 * 1024
+MAX_METADATA_BYTES = 16 * 1024
+MAX_METADATA_DEPTH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One chunk: its text, where it stands in the document, and its tokens."""
+
+    body: str
+    start: int
+    end: int
+    tokens: list[str]
+
+
+def checked_text(text: str) -> str:
+    """Return a document's text.
+
+    Raises:
+        InvalidInput: it is empty, over 2 MiB of UTF-8, or holds a character that no text column can.
+    """
+    if not text or text.isspace():
+        raise InvalidInput("text: it is empty; give at least one visible character", param="text")
+    storable(text, "text")
+    size = len(text.encode())
+    if size > MAX_TEXT_BYTES:
+        raise InvalidInput(
+            f"text: {size} bytes are more than the {MAX_TEXT_BYTES} that a document may have; "
+            "add it in parts, as several documents",
+            param="text",
+        )
+    return text
+
+
+def checked_query(query: str) -> str:
+    """Return the text of a search.
+
+    Raises:
+        InvalidInput: it is empty or over 32,768 characters.
+    """
+    if not query or query.isspace():
+        raise InvalidInput("query: it is empty; say what to look for", param="query")
+    if len(query) > MAX_QUERY_CHARACTERS:
+        raise InvalidInput(
+            f"query: {len(query)} characters are more than the {MAX_QUERY_CHARACTERS} allowed; "
+            "shorten it to what you are looking for",
+            param="query",
+        )
+    return storable(query, "query")
+
+
+def checked_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return a document's metadata, a JSON object.
+
+    Raises:
+        InvalidInput: it is not JSON, over 16 KiB, nested deeper than 16, or holds a character that
+            no JSONB column can.
+    """
+    if metadata is None:
+        return {}
+    for text in _texts(metadata):
+        storable(text, "metadata")
+    size = len(encode_json(metadata))
+    if size > MAX_METADATA_BYTES:
+        raise InvalidInput(
+            f"metadata: {size} bytes of JSON are more than the {MAX_METADATA_BYTES} allowed; "
+            "keep what you filter on, and put the rest into the text or an object",
+            param="metadata",
+        )
+    return dict(metadata)
+
+
+def storable(text: str, param: str) -> str:
+    """Refuse what PostgreSQL's text cannot hold.
+
+    Raises:
+        InvalidInput: the text holds U+0000 or half of a surrogate pair.
+    """
+    at = text.find("\0")
+    if at < 0 and not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            at = error.start
+    if at >= 0:
+        raise InvalidInput(
+            f"{param}: the character U+{ord(text[at]):04X} at {at} cannot be stored; remove it",
+            param=param,
+        )
+    return text
+
+
+def fingerprint(text: str) -> str:
+    """Return the SHA-256 of a text in UTF-8, in hexadecimal."""
+    return sha256(text.encode()).hexdigest()
+
+
+def pieces(text: str) -> list[Piece]:
+    """Cut a text into pieces that lie end to end; a pure computation, seconds long for megabytes."""
+    spans = chunk(text)
+    bodies = [text[span.start : span.end] for span in spans]
+    return [
+        Piece(body, span.start, span.end, tokenise(body))
+        for body, span in zip(bodies, spans, strict=True)
+    ]
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Yield every text in a JSON value, without recursion: it comes from outside."""
+    waiting: list[tuple[object, int]] = [(value, 1)]
+    while waiting:
+        item, depth = waiting.pop()
+        if isinstance(item, str):
+            yield item
+            continue
+        if isinstance(item, Mapping):
+            members = cast("Mapping[object, object]", item)
+            inner = [*members.keys(), *members.values()]
+        elif isinstance(item, list):
+            inner = cast("list[object]", item)
+        else:
+            continue
+        if depth > MAX_METADATA_DEPTH:
+            raise InvalidInput(
+                f"metadata: it is nested deeper than {MAX_METADATA_DEPTH}; flatten it",
+                param="metadata",
+            )
+        waiting.extend((member, depth + 1) for member in inner)

@@ -1,0 +1,268 @@
+"""Vector stores: documents in, passages out, by meaning, by words or by both."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import anyio.to_thread
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from mcp_server import filters, policy
+from mcp_server.auth.principal import Principal
+from mcp_server.errors import InvalidInput, NotFound
+from mcp_server.ingest.tokenise import tokenise
+from mcp_server.operation import Operations
+from mcp_server.policy import Verb
+from mcp_server.services import names, vector_content, vector_rows
+from mcp_server.services.vector_index import Indexer, Progress
+from mcp_server.services.vector_results import (
+    VectorAdded,
+    VectorDeleted,
+    VectorDocument,
+    VectorPage,
+    VectorResults,
+    best_passages,
+    item,
+)
+from mcp_server.services.vector_rows import Draft
+from mcp_server.storage.vectors import Query, Restriction, Store, VectorEngine
+
+if TYPE_CHECKING:
+    from mcp_server.ingest.embed import Embedder
+
+Mode = Literal["hybrid", "dense", "text"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+MAX_K = 100
+# How deep each ranking goes at least: fusion needs to see more than it returns.
+MIN_DEPTH = 50
+
+
+class VectorService:
+    """Every method is one operation on `vector://STORE/DOCUMENT`; a store is named or `vs_…`."""
+
+    def __init__(
+        self,
+        operation: Operations,
+        control: AsyncEngine,
+        engine: VectorEngine,
+        embedder: Embedder,
+    ) -> None:
+        self._operation = operation
+        self._control = control
+        self._engine = engine
+        self._indexer = Indexer(control, engine, embedder)
+
+    async def add(
+        self,
+        principal: Principal,
+        store: str,
+        text: str,
+        *,
+        document: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+        progress: Progress | None = None,
+    ) -> VectorAdded:
+        """Index a text as one document, in the place of the one of that id; all of it or nothing.
+
+        The store comes into being with its first document. The same text with the same metadata is
+        not indexed again. `progress` hears how many chunks are embedded, of how many.
+
+        Raises:
+            Conflict: the store was filled with another embedding model.
+            InvalidInput: an argument is malformed or too large.
+            NotFound: there is no store of that `vs_` id.
+        """
+        text = vector_content.checked_text(text)
+        wanted = vector_content.checked_metadata(metadata)
+        given = _document(document) if document is not None else _new_document(idempotency_key)
+        name = await self._name(principal, "write", store)
+        uri = f"vector://{name}/{given}"
+        async with self._operation(principal, "write", uri, key=idempotency_key) as op:
+            async with self._control.connect() as tx:
+                known = await vector_rows.find_store(tx, principal.tenant, name)
+                present = known and await vector_rows.find_document(tx, known, given)
+            digest = vector_content.fingerprint(text)
+            if present and present.sha256 == digest and _same(present.metadata, wanted):
+                return VectorAdded(store=name, document=given, chunks=present.chunks)
+            pieces = await anyio.to_thread.run_sync(vector_content.pieces, text)
+            draft = Draft(given, wanted, digest, pieces)
+            await self._indexer.add(op, known, name, draft, progress)
+        return VectorAdded(store=name, document=given, chunks=len(pieces))
+
+    async def search(
+        self,
+        principal: Principal,
+        store: str,
+        query: str,
+        *,
+        k: int = 10,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - the contract's name
+        mode: Mode = "hybrid",
+    ) -> VectorResults:
+        """Return up to `k` passages, best first.
+
+        Raises:
+            Conflict: the store was filled with another embedding model, and the mode is not text.
+            InvalidInput: an argument is malformed. NotFound: there is no such store.
+        """
+        asked = vector_content.checked_query(query)
+        if not 1 <= k <= MAX_K:
+            raise InvalidInput(f"k: {k} is not within 1-{MAX_K}", param="k")
+        if mode not in MODES:
+            raise InvalidInput(f"mode: {mode!r:.40} is not one of {', '.join(MODES)}", param="mode")
+        condition = _filter(filter)
+        name = await self._name(principal, "read", store)
+        async with self._operation(principal, "read", f"vector://{name}/*"):
+            found = await self._find(principal, name)
+            vector = None if mode == "text" else await self._indexer.embed_query(found, asked)
+            wanted = Query(
+                depth=max(MIN_DEPTH, 2 * k),
+                vector=vector,
+                tokens=None if mode == "dense" else tokenise(asked),
+                restriction=Restriction(condition, _visible(principal, "read", name)),
+            )
+            results = await self._engine.search(found, wanted, best_passages(found, mode, k))
+        return VectorResults(results=results)
+
+    async def get(self, principal: Principal, store: str, document: str) -> VectorDocument:
+        """Return one document with its whole text.
+
+        Raises:
+            NotFound: there is no such store or document.
+        """
+        given = _document(document)
+        name = await self._name(principal, "read", store)
+        async with self._operation(principal, "read", f"vector://{name}/{given}"):
+            # One snapshot: the text is put together from the chunks of one version.
+            snapshots = self._control.execution_options(isolation_level="REPEATABLE READ")
+            async with snapshots.connect() as tx:
+                found = await self._find(principal, name, tx)
+                row = await vector_rows.find_document(tx, found, given)
+                if row is None:
+                    raise NotFound(
+                        f"document {given!r} does not exist in vector store {name!r}",
+                        param="document",
+                    )
+                text = await vector_rows.body(tx, found, given)
+        return VectorDocument(store=name, text=text, **item(row))
+
+    async def list(
+        self,
+        principal: Principal,
+        store: str,
+        *,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - the contract's name
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> VectorPage:
+        """Return a page of a store's documents in byte order of their ids.
+
+        Raises:
+            InvalidInput: an argument is malformed. NotFound: there is no such store.
+        """
+        size, after, condition = (
+            names.page_size(limit),
+            names.decode_cursor(cursor),
+            _filter(filter),
+        )
+        name = await self._name(principal, "read", store)
+        within = Restriction(condition, _visible(principal, "read", name))
+        async with self._operation(principal, "read", f"vector://{name}/*"):
+            async with self._control.connect() as tx:
+                found = await self._find(principal, name, tx)
+                rows = await vector_rows.page(tx, found, within, after, size + 1)
+        items = [item(row) for row in rows[:size]]
+        more = len(rows) > size
+        return VectorPage(
+            items=items, next_cursor=names.encode_cursor(items[-1]["document"]) if more else None
+        )
+
+    async def delete(
+        self,
+        principal: Principal,
+        store: str,
+        *,
+        document: str | None = None,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - the contract's name
+        idempotency_key: str | None = None,
+    ) -> VectorDeleted:
+        """Delete one document, or all that fit a filter, and tell how many there were.
+
+        Raises:
+            InvalidInput: neither or both are given, or one is malformed.
+            NotFound: there is no such store.
+        """
+        if (document is None) == (filter is None):
+            raise InvalidInput(
+                "document: give either document or filter, not both and not none of them",
+                param="document",
+            )
+        given = None if document is None else _document(document)
+        condition = _filter(filter)
+        name = await self._name(principal, "write", store)
+        # One document is decided by its own URI, of many only those within the caller's scope go.
+        visible = _visible(principal, "write", name) if given is None else None
+        uri = f"vector://{name}/{given or '*'}"
+        async with self._operation(principal, "write", uri, key=idempotency_key) as op:
+            async with self._control.begin() as tx:
+                found = await self._find(principal, name, tx)
+                gone = await vector_rows.delete_documents(
+                    tx, found, Restriction(condition, visible), given
+                )
+                await self._engine.retract(tx, found, list(gone))
+                for each, version in gone.items():
+                    uri = f"vector://{name}/{each}"
+                    await op.journal(tx, uri=uri, verb="delete", prev_version=version)
+        return VectorDeleted(deleted=len(gone))
+
+    async def _name(self, principal: Principal, verb: Verb, store: str) -> str:
+        """Return the name under which a store is decided about and journalled."""
+        if "/" in store:  # `vector://a/b/c` would name two documents
+            raise InvalidInput(f"store: {store[:80]!r} holds a /; leave it out", param="store")
+        names.container(store, "store")
+        if not store.startswith(vector_rows.STORE_ID):
+            return store
+        async with self._operation(principal, verb, "vector://*"):
+            return (await self._find(principal, store)).name
+
+    async def _find(
+        self, principal: Principal, store: str, tx: AsyncConnection | None = None
+    ) -> Store:
+        if tx is None:
+            async with self._control.connect() as own:
+                return await self._find(principal, store, own)
+        found = await vector_rows.find_store(tx, principal.tenant, store)
+        if found is None:
+            raise NotFound(f"vector store {store!r} does not exist", param="store")
+        return found
+
+
+def _document(document: str) -> str:
+    if document.endswith("*"):  # to policy, a URI that ends so is a listing
+        raise InvalidInput(f"document: {document[:80]!r} ends in *; rename it", param="document")
+    return names.key(document, "document")
+
+
+def _new_document(idempotency_key: str | None) -> str:
+    """Return an id for a document without one; a repeated step gets the same again."""
+    if idempotency_key is None:
+        return f"doc_{secrets.token_hex(12)}"
+    return f"doc_{sha256(idempotency_key.encode()).hexdigest()[:24]}"
+
+
+def _filter(raw: Mapping[str, Any] | None) -> filters.Filter | None:
+    return None if raw is None else filters.parse(raw)
+
+
+def _visible(principal: Principal, verb: Verb, store: str) -> tuple[str, ...] | None:
+    return policy.scope(principal, verb, "vector").within(f"vector://{store}/")
+
+
+def _same(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Compare as JSON: to Python, True is 1."""
+    return json.dumps(stored, sort_keys=True) == json.dumps(wanted, sort_keys=True)

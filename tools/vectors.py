@@ -1,0 +1,120 @@
+"""Vector tools."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from mcp_server.errors import InvalidInput
+from mcp_server.plugins import Call, tool
+from mcp_server.services.vector_results import (
+    VectorAdded,
+    VectorDeleted,
+    VectorPage,
+    VectorResults,
+)
+from mcp_server.services.vectors import Mode
+
+Store = Annotated[str, Field(description="name or vs_… id")]
+Filter = Annotated[
+    dict[str, Any] | None,
+    Field(
+        description="{type: eq|ne|gt|gte|lt|lte|in|nin, key, value} or {type: and|or, filters: […]}"
+        " over metadata"
+    ),
+]
+
+
+@tool(verb="write")
+async def vector_add(
+    call: Call,
+    store: Store,
+    text: str | None = None,
+    object: Annotated[  # noqa: A002 - the contract's name
+        str | None, Field(description="BUCKET/KEY of a stored text")
+    ] = None,
+    url: Annotated[str | None, Field(description="not available yet")] = None,
+    document: Annotated[str | None, Field(description="id; replaced if present")] = None,
+    metadata: dict[str, Any] | None = None,
+) -> VectorAdded:
+    """Index a text for search: give text or object. The store is made if absent."""
+    if url is not None:
+        raise InvalidInput(
+            "url: fetching is not available yet; fetch it yourself and pass its text", param="url"
+        )
+    if (text is None) == (object is None):
+        raise InvalidInput(
+            "text: give either text or object, not both and not none of them", param="text"
+        )
+    if object is not None:
+        text = await _object_text(call, object)
+    return await call.services.vectors.add(
+        call.principal,
+        store,
+        text or "",
+        document=document if document is not None else object,
+        metadata=metadata,
+        idempotency_key=call.key,
+        progress=call.progress,
+    )
+
+
+@tool(verb="read", read_only=True, destructive=False)
+async def vector_search(
+    call: Call,
+    store: Store,
+    query: str,
+    k: Annotated[int, Field(description="1-100")] = 10,
+    filter: Filter = None,  # noqa: A002 - the contract's name
+    mode: Annotated[Mode, Field(description="text finds exact words and identifiers")] = "hybrid",
+) -> VectorResults:
+    """Find passages by meaning (dense), by words (text) or by both."""
+    return await call.services.vectors.search(
+        call.principal, store, query, k=k, filter=filter, mode=mode
+    )
+
+
+@tool(verb="write")
+async def vector_delete(
+    call: Call,
+    store: Store,
+    document: str | None = None,
+    filter: Filter = None,  # noqa: A002 - the contract's name
+) -> VectorDeleted:
+    """Delete one document, or all that fit a filter."""
+    return await call.services.vectors.delete(
+        call.principal, store, document=document, filter=filter, idempotency_key=call.key
+    )
+
+
+@tool(verb="read", read_only=True, destructive=False)
+async def vector_list(
+    call: Call,
+    store: Store,
+    filter: Filter = None,  # noqa: A002 - the contract's name
+    limit: int | None = None,
+    cursor: str | None = None,
+) -> VectorPage:
+    """List documents in byte order of their ids, with their metadata."""
+    return await call.services.vectors.list(
+        call.principal, store, filter=filter, limit=limit, cursor=cursor
+    )
+
+
+async def _object_text(call: Call, object_: str) -> str:
+    bucket, _, key = object_.partition("/")
+    if not key:
+        raise InvalidInput(
+            f"object: {object_[:80]!r} is not BUCKET/KEY, for example default/notes.md",
+            param="object",
+        )
+    content = await call.services.objects.get(call.principal, bucket, key)
+    text = content.get("text")
+    if text is None:
+        raise InvalidInput(
+            f"object: {object_[:80]!r} is {content['content_type']}, and only text can be indexed; "
+            "pass its text",
+            param="object",
+        )
+    return text
