@@ -69,7 +69,8 @@ def allows(principal: Principal, verb: Verb, uri: str) -> bool:
     """Decide.
 
     A URI that ends in `*` is a listing: allowed if any of it may be seen, and the list shows only that.
-    A tool may be called by whoever holds its verb on anything: what it touches is decided again inside.
+    A tool that reads or writes may be called by whoever may read or write anything: what it touches is
+    decided again inside. A tool that runs something must be granted itself.
     """
     scopes = principal.scopes
     if uri.endswith("*"):
@@ -79,8 +80,8 @@ def allows(principal: Principal, verb: Verb, uri: str) -> bool:
         return True
     kind = uri.partition("://")[0]
     granted = [item[len(verb) + 1 :] for item in scopes if item.startswith(f"{verb}:")]
-    if kind == "tool" and not any(item.startswith("tool://") for item in granted):
-        return bool(granted)
+    if kind == "tool" and verb in {"read", "write"} and granted:
+        return True
     return any(item.endswith("*") and uri.startswith(item[:-1]) for item in granted)
 
 
