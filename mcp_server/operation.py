@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -18,6 +19,8 @@ from mcp_server.errors import AppError, Timeout, Unavailable
 from mcp_server.limits import Limits
 from mcp_server.policy import Verb
 from mcp_server.storage.sql.control import DISCONNECTED
+
+logger = logging.getLogger(__name__)
 
 RateOf = Callable[[Principal], str | None]
 
@@ -104,7 +107,7 @@ class Operations:
         except TimeoutError as error:
             outcome = Timeout.code
             raise Timeout(f"the deadline passed before {verb} {uri} was done") from error
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, *DISCONNECTED) as error:
             failure = _unavailable(error)
             outcome = failure.code if failure else "internal"
             if failure is None:
@@ -121,9 +124,10 @@ class Operations:
             self._audit.record(principal, verb, uri, outcome, micros, labels)
 
 
-def _unavailable(error: SQLAlchemyError) -> AppError | None:
-    """Tell a lost or refusing database from a defect of ours."""
+def _unavailable(error: Exception) -> AppError | None:
+    """Tell a lost or refusing engine from a defect of ours."""
     lost = isinstance(error, DBAPIError) and error.connection_invalidated
     if lost or isinstance(error, DISCONNECTED):
-        return Unavailable("the control database does not answer; try again")
+        logger.warning("an engine does not answer: %s", error)
+        return Unavailable("an engine does not answer; try again")
     return None

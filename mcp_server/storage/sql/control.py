@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import asyncpg
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -105,4 +106,6 @@ async def answers(engine: AsyncEngine) -> None:
         await connection.execute(text("select 1"))
 
 
-DISCONNECTED = (OperationalError, InterfaceError, ConnectionError)
+# How a database that is away shows itself: connecting fails with the driver's or the system's own
+# errors, a query on a lost connection with SQLAlchemy's.
+DISCONNECTED = (OperationalError, InterfaceError, OSError, asyncpg.PostgresError)

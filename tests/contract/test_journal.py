@@ -1,0 +1,118 @@
+"""The journal: no entry is skipped, however late its transaction commits."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from mcp_server import journal
+from mcp_server.auth.principal import Principal
+from mcp_server.errors import InvalidInput
+
+
+async def write(tx: AsyncConnection, principal: Principal, uri: str) -> None:
+    entry: dict[str, Any] = {
+        "version": 1,
+        "prev_version": None,
+        "run": None,
+        "step": None,
+        "labels": [],
+    }
+    await journal.append(
+        tx, tenant=principal.tenant, subject=principal.subject, verb="write", uri=uri, **entry
+    )
+
+
+async def uris(
+    control: AsyncEngine, principal: Principal, after: str | None
+) -> tuple[list[str], str | None]:
+    rows, last = await journal.read(control, principal.tenant, after, 100)
+    return [row["uri"] for row in rows], last
+
+
+async def test_an_entry_that_commits_late_is_never_skipped(
+    control: AsyncEngine, principal: Principal
+) -> None:
+    async with control.connect() as slow:
+        await slow.begin()
+        await write(slow, principal, "kv://d/slow")
+        async with control.begin() as fast:
+            await write(fast, principal, "kv://d/fast")
+        seen, position = await uris(control, principal, None)
+        assert seen == []  # the slow one is older and still open: nothing at or after it is shown
+        await slow.commit()
+    seen, position = await uris(control, principal, position)
+    assert seen == ["kv://d/slow", "kv://d/fast"]
+    assert (await uris(control, principal, position))[0] == []
+
+
+async def test_what_is_rolled_back_leaves_no_entry(
+    control: AsyncEngine, principal: Principal
+) -> None:
+    async with control.connect() as tx:
+        await tx.begin()
+        await write(tx, principal, "kv://d/never")
+        await tx.rollback()
+    assert (await uris(control, principal, None))[0] == []
+
+
+async def test_pages_follow_each_other_without_gap_or_repetition(
+    control: AsyncEngine, principal: Principal
+) -> None:
+    wanted = [f"kv://d/{number:03}" for number in range(25)]
+    async with control.begin() as tx:
+        for uri in wanted:
+            await write(tx, principal, uri)
+    seen: list[str] = []
+    position: str | None = None
+    while True:
+        rows, position = await journal.read(control, principal.tenant, position, 4)
+        if not rows:
+            break
+        seen += [row["uri"] for row in rows]
+    assert seen == wanted
+
+
+@pytest.mark.parametrize(
+    "after", ["", "1", "x.1", "1.x", "-1.2", "1.2.3", "99999999999999999999.1", "1.²"]
+)
+async def test_what_is_no_position_is_refused(
+    control: AsyncEngine, principal: Principal, after: str
+) -> None:
+    with pytest.raises(InvalidInput, match="next_after"):
+        await journal.read(control, principal.tenant, after, 10)
+
+
+async def test_a_day_gets_its_partition_once_and_entries_go_there(
+    control: AsyncEngine, principal: Principal
+) -> None:
+    await journal.ensure_partitions(control)
+    await journal.ensure_partitions(control)
+    async with control.begin() as tx:
+        await write(tx, principal, "kv://d/today")
+    today = datetime.now(UTC).date()
+    async with control.connect() as tx:
+        where = await tx.scalar(
+            text("select tableoid::regclass::text from journal where tenant = :t"),
+            {"t": principal.tenant},
+        )
+    assert where == f"journal_{today:%Y%m%d}"
+    await journal.ensure_partitions(control, date(2031, 1, 31))
+    async with control.connect() as tx:
+        assert await tx.scalar(text("select to_regclass('journal_20310201')")) is not None
+
+
+async def test_everything_new_is_seen_from_the_end_on(
+    control: AsyncEngine, principal: Principal
+) -> None:
+    position = await journal.end(control)
+    async with control.begin() as tx:
+        await write(tx, principal, "kv://d/new")
+    changes, position = await journal.read_everything(control, position, 100)
+    assert (principal.tenant, "kv://d/new") in changes
+    again, _ = await journal.read_everything(control, position, 100)
+    assert (principal.tenant, "kv://d/new") not in again
