@@ -27,7 +27,7 @@ _PING = b": ping\n\n"
 _DONE = b"data: [DONE]\n\n"
 
 
-class ClientGone(Exception):  # noqa: N818 - not a failure of ours
+class ClientGone(Exception):
     """The client left before its request was complete: nobody is there to answer."""
 
 

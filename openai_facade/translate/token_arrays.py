@@ -37,5 +37,5 @@ def count_tokens(text: str) -> int:
 
 @cache
 def _tokenizer() -> Any:
-    openai: Any = import_module("rs_bpe.bpe.openai")  # 20 ms, and the package carries no types
-    return openai.cl100k_base()
+    bpe: Any = import_module("rs_bpe.bpe")  # takes 20 ms, and carries no types
+    return bpe.openai.cl100k_base()

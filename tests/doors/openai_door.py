@@ -174,7 +174,7 @@ async def serve(app: Any) -> AsyncIterator[int]:
         config = uvicorn.Config(app, log_config=None, lifespan="off", http="httptools")
         server = uvicorn.Server(config)
         task = asyncio.create_task(server.serve(sockets=[listener]))
-        while not server.started:
+        while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0)
         try:
             yield listener.getsockname()[1]
@@ -186,5 +186,5 @@ async def serve(app: Any) -> AsyncIterator[int]:
 async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
     """Wait until a condition holds; fails after a while."""
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event
             await asyncio.sleep(0.005)
