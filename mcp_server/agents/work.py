@@ -1,0 +1,107 @@
+"""What a run of an agent does: the loop under the agent's definition, told as events that can be stored."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, TypeAlias, cast
+
+from mcp_server.agents.definitions import AgentDefinition
+from mcp_server.agents.events import (
+    Finished,
+    LoopEvent,
+    TextDelta,
+    Toolbox,
+    ToolFinished,
+    ToolStarted,
+    TurnFinished,
+)
+from mcp_server.agents.loop import run_loop
+from mcp_server.errors import InvalidInput
+from mcp_server.llm import Model
+
+ModelFor: TypeAlias = Callable[[str], Awaitable[tuple[Model, str]]]
+"""Resolve a model id: the model, and the id that it knows it by."""
+
+Message: TypeAlias = dict[str, Any]
+
+MOST_MESSAGES = 1000
+MOST_CHARS = 2_000_000
+_ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
+
+
+async def perform(
+    definition: AgentDefinition,
+    conversation: Sequence[Message],
+    options: Mapping[str, Any],
+    *,
+    model_for: ModelFor,
+    toolbox: Toolbox,
+    steps: str,
+) -> AsyncGenerator[dict[str, Any], None]:
+    """Run an agent on a conversation and yield its events; the last one is of type `message`.
+
+    `options` are further fields of a chat request, for example `temperature`; what the definition
+    says, they cannot change.
+
+    Raises:
+        AppError: the model does not exist or failed, or the caller's rights are gone.
+    """
+    model, upstream_id = await model_for(definition.model)
+    system = {"role": "system", "content": definition.instructions}
+    messages = [system, *conversation] if definition.instructions else [*conversation]
+    request = {**options, "model": upstream_id, "messages": messages}
+    for name in ("tools", "stream_options"):
+        request.pop(name, None)
+    limits = definition.limits.of_loop()
+    async with aclosing(run_loop(model, toolbox, request, limits, steps=steps)) as events:
+        async for event in events:
+            yield _stored(event)
+
+
+def read_conversation(given: object) -> list[Message]:
+    """Return the messages of an agent's input: a text, or a list of chat messages.
+
+    Raises:
+        InvalidInput: it is neither, or too long.
+    """
+    if isinstance(given, str):
+        given = [{"role": "user", "content": given}]
+    if not isinstance(given, list) or not given:
+        raise InvalidInput("input: give a text or a list of chat messages", param="input")
+    messages = cast("list[object]", given)
+    if len(messages) > MOST_MESSAGES or len(repr(messages)) > MOST_CHARS:
+        raise InvalidInput(
+            f"input: at most {MOST_MESSAGES} messages and {MOST_CHARS} characters are allowed; "
+            "store the text as an object and give its key",
+            param="input",
+        )
+    return [_message(entry, number) for number, entry in enumerate(messages)]
+
+
+def _message(entry: object, number: int) -> Message:
+    message = cast("Message", entry) if isinstance(entry, dict) else {}
+    if message.get("role") not in _ROLES or not ("content" in message or message.get("tool_calls")):
+        raise InvalidInput(
+            f"input[{number}]: not a chat message; give an object with a role of "
+            f"{', '.join(sorted(_ROLES))} and a content",
+            param="input",
+        )
+    return message
+
+
+def _stored(event: LoopEvent) -> dict[str, Any]:
+    match event:
+        case TextDelta(text=text, turn=turn, field=field):
+            return {"type": "text", "turn": turn, "field": field, "text": text}
+        case ToolStarted(call_id=call, name=name, arguments=arguments, turn=turn):
+            started = {"call": call, "name": name, "arguments": arguments}
+            return {"type": "tool_started", "turn": turn, **started}
+        case ToolFinished(call_id=call, name=name, text=text, is_error=is_error, turn=turn):
+            finished = {"call": call, "name": name, "text": text, "is_error": is_error}
+            return {"type": "tool_finished", "turn": turn, **finished}
+        case TurnFinished(turn=turn, finish_reason=reason, usage=usage):
+            return {"type": "turn_finished", "turn": turn, "finish_reason": reason, "usage": usage}
+        case Finished(message=message, finish_reason=reason, usage=usage, stopped=stopped):
+            told = {"finish_reason": reason, "usage": usage, "stopped": stopped}
+            return {"type": "message", "message": message, **told}

@@ -1,0 +1,97 @@
+"""Agent and run tools."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from mcp_server.plugins import Call, tool
+from mcp_server.services.agents import AgentItem, AgentLimits, AgentPage
+from mcp_server.services.runs import RunItem, RunResult
+
+
+@tool(verb="write")
+async def agent_save(
+    call: Call,
+    name: str,
+    instructions: Annotated[str, Field(description="the system message")],
+    description: str = "",
+    model: Annotated[str, Field(description="an id of model_list")] = "default",
+    tools: Annotated[
+        list[str] | None, Field(description="names of the tools it may use; none if left out")
+    ] = None,
+    limits: AgentLimits | None = None,
+    metadata: dict[str, str] | None = None,
+) -> AgentItem:
+    """Define an agent, or replace its definition by a new version."""
+    return await call.services.agents.save(
+        call.principal,
+        name,
+        idempotency_key=call.key,
+        instructions=instructions,
+        description=description,
+        model=model,
+        tools=tools or [],
+        limits=limits or AgentLimits(),
+        metadata=metadata or {},
+    )
+
+
+@tool(verb="read", read_only=True, destructive=False)
+async def agent_list(call: Call) -> AgentPage:
+    """List the agents with their definitions."""
+    return await call.services.agents.list(call.principal)
+
+
+@tool(verb="run")
+async def agent_run(
+    call: Call,
+    agent: str,
+    input: Annotated[  # noqa: A002  the contract's name
+        str | list[dict[str, Any]], Field(description="a text, or chat messages")
+    ],
+    wait_seconds: Annotated[
+        float, Field(description="0 returns at once; the run goes on after the wait")
+    ] = 30,
+) -> RunResult:
+    """Run an agent with the caller's rights and wait for its answer.
+
+    A run that is not over goes on, also if the caller leaves: run_get tells, run_cancel ends it.
+    """
+
+    async def tell(event: dict[str, Any]) -> None:
+        said = _progress(event)
+        if said is not None:
+            await call.progress(event["seq"], None, said)
+
+    done = await call.services.runs.run(
+        call.principal, agent, input, wait_seconds=wait_seconds, on_event=tell
+    )
+    return RunResult(
+        run=done["run"], status=done["status"], output=done["output"], error=done["error"]
+    )
+
+
+@tool(verb="read", read_only=True, destructive=False)
+async def run_get(call: Call, run: str) -> RunItem:
+    """Get a run's status, output and usage."""
+    return await call.services.runs.get(call.principal, run)
+
+
+@tool(verb="run")
+async def run_cancel(call: Call, run: str) -> RunItem:
+    """Cancel a run; what its tools have done stays done."""
+    return await call.services.runs.cancel(call.principal, run)
+
+
+def _progress(event: dict[str, Any]) -> str | None:
+    match event["type"]:
+        case "status":
+            return str(event["status"])
+        case "tool_started":
+            return f"turn {event['turn']}: {event['name']}"
+        case "turn_finished":
+            return f"turn {event['turn']} finished"
+        case _:
+            return None
