@@ -1,1 +1,96 @@
-"""SQL storage."""
+"""The SQL engine of the tenants' own tables: its Protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+Detail = Literal["names", "summary", "full"]
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """One statement that the engine agreed to run.
+
+    `sql` is the text to send; `edited` says that it is not the caller's own. `kind` is the command in
+    lower case. `reads` and `writes` are names in the caller's schema. `effects`: it changes or locks
+    something, if only a sequence.
+    """
+
+    sql: str
+    kind: str
+    writable: bool
+    reads: frozenset[str]
+    writes: frozenset[str]
+    effects: bool
+    edited: bool
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether running it again, from another row on, continues it."""
+        return self.kind == "select" and not self.effects
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """How much of the rows to return: after the first `skip`, at most `rows` and about `bytes`."""
+
+    rows: int
+    bytes: int
+    skip: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SqlResult:
+    """`columns` are (name, type); `rows` hold JSON values. `more`: rows were left out.
+
+    `row_count` is the number of rows returned, or affected where the statement returns none.
+    """
+
+    columns: list[tuple[str, str]]
+    rows: list[list[Any]]
+    row_count: int
+    more: bool
+
+
+class SqlEngine(Protocol):
+    """Runs tenants' statements, each tenant in a schema of its own.
+
+    `schema` is a lower-case identifier that needs no quotes. An engine must keep tenants apart even if a
+    statement names another tenant's schema: no row, name or size of another tenant may be seen, changed or
+    told from what does not exist. It must not hold a connection between two calls for a caller.
+    """
+
+    @property
+    def url(self) -> str:
+        """The database, by the URL that a tenant's placement names it with."""
+        ...
+
+    async def check(self, schema: str, sql: str, *, writable: bool) -> Checked:
+        """Return the statement if a tenant may run it; must not run any of it.
+
+        Must raise InvalidInput unless it is exactly one statement, and Forbidden if it uses what is not
+        on offer, or writes although `writable` is False.
+        """
+        ...
+
+    async def run(
+        self, schema: str, statement: Checked, params: Sequence[Any], page: Page
+    ) -> SqlResult:
+        """Run a checked statement in a transaction of its own, committed before it returns.
+
+        Must run it read-only, as a role that can only read, unless it was checked as `writable`. Must
+        stop it on the server when the time limit passes (Timeout) or the calling task is cancelled, and
+        leave nothing of it behind. Must return at most what `page` says; a single row beyond it is
+        LimitExceeded. Must bind `params` as values, never as text.
+        """
+        ...
+
+    async def describe(self, schema: str, pattern: str, detail: Detail) -> list[dict[str, Any]]:
+        """Return the tables, views and sequences of one schema by name; must show no other's."""
+        ...
+
+    async def ping(self) -> None:
+        """Must return when the database answers, and raise Unavailable if it does not."""
+        ...
