@@ -14,7 +14,8 @@ from starlette.types import ASGIApp
 from mcp_server import health, journal
 from mcp_server.audit import Audit
 from mcp_server.auth.keys import KeyService
-from mcp_server.bus import Bus
+from mcp_server.auth.principal import Principal
+from mcp_server.bus import Bus, ToolSpec
 from mcp_server.completions import add_completions
 from mcp_server.doors import Gate
 from mcp_server.engines import Engines, open_engines
@@ -79,6 +80,10 @@ async def open_runtime(settings: Settings) -> AsyncGenerator[Runtime]:
         operations = Operations(limits, audit, keys.rate_of)
         # The bus stands above the services, and runs call tools through it: it is bound below.
         late: list[Bus] = []
+
+        async def list_tools(principal: Principal) -> list[ToolSpec]:
+            return await late[0].list_tools(principal)
+
         objects = ObjectService(operations, control, engines.blobs)
         await stack.enter_async_context(collecting(control, engines.blobs))
         runs = await stack.enter_async_context(
@@ -86,16 +91,13 @@ async def open_runtime(settings: Settings) -> AsyncGenerator[Runtime]:
                 operations,
                 control,
                 model_for=engines.router.resolve,
-                toolbox_for=lambda principal, tools: BusToolbox(late[0], principal, tools),
+                toolbox_for=lambda principal, tools, _: BusToolbox(late[0], principal, tools),
                 scopes_now=keys.scopes_now,
             )
         )
         services = Services(
             agents=AgentService(
-                operations,
-                control,
-                models=engines.router.models,
-                tools=lambda principal: late[0].list_tools(principal),
+                operations, control, models=engines.router.models, tools=list_tools
             ),
             changes=ChangeService(operations, control),
             keys=keys,

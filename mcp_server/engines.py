@@ -20,7 +20,7 @@ from mcp_server.storage.sql.control import answers, open_control
 from mcp_server.storage.sql.embedded import open_cluster
 from mcp_server.storage.sql.postgresql import open_postgresql
 from mcp_server.storage.vectors import VectorEngine
-from mcp_server.storage.vectors.postgresql import PostgresqlVectors
+from mcp_server.storage.vectors.postgresql import PostgresVectors
 
 # Settings of the contract whose engines this version does not have: better no start than another store.
 _NOT_YET = ("objects_url", "vectors_url", "mcp_url", "databases", "buckets")
@@ -72,7 +72,7 @@ async def open_engines(settings: Settings, sql_secret: bytes) -> AsyncGenerator[
             control=control,
             sql=sql,
             blobs=blobs,
-            vectors=PostgresqlVectors(control),
+            vectors=PostgresVectors(control),
             embedder=embedder,
             router=router,
             checks=_checks(control, router),
