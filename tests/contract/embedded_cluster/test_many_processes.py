@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+import subprocess
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import asyncpg
@@ -23,6 +25,7 @@ from tests.contract.embedded_cluster.processes import (
     member,
     postmaster,
     servers,
+    socket_of,
 )
 
 
@@ -126,9 +129,21 @@ async def test_a_busy_orphan_does_not_hold_up_the_restart(used_dir: Path) -> Non
 async def test_a_stale_process_id_that_now_belongs_to_another_program_is_no_obstacle(
     used_dir: Path,
 ) -> None:
-    async with open_cluster(used_dir):
-        lines = (used_dir / "postgres/pgdata/postmaster.pid").read_text().splitlines()
-    stale = used_dir / "postgres/pgdata/postmaster.pid"
-    stale.write_text("\n".join([str(os.getpid()), *lines[1:]]))
+    pgdata = used_dir / "postgres" / "pgdata"
     async with open_cluster(used_dir) as cluster:
-        assert await fetch(cluster.control_url, "select 1") == 1
+        lines = (pgdata / "postmaster.pid").read_text().splitlines()
+        socket = socket_of(cluster)
+    with other_program(user=pgdata.owner()) as pid:
+        for leftover in (pgdata / "postmaster.pid", socket.with_name(f"{socket.name}.lock")):
+            leftover.parent.mkdir(0o700, exist_ok=True)
+            leftover.write_text("\n".join([str(pid), *lines[1:]]))
+        shutil.chown(socket.parent, pgdata.owner())
+        async with open_cluster(used_dir) as cluster:
+            assert await fetch(cluster.control_url, "select 1") == 1
+
+
+@contextmanager
+def other_program(user: str) -> Generator[int]:
+    with subprocess.Popen(["/bin/sleep", "300"], user=user) as process:
+        yield process.pid
+        process.kill()

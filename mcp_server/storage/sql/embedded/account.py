@@ -96,7 +96,7 @@ def _system_user() -> pwd.struct_passwd:
         with suppress(KeyError):
             return pwd.getpwnam(SYSTEM_USER)
         problem = _useradd()
-        if problem and time.monotonic() > deadline:
+        if time.monotonic() > deadline:
             raise ConfigurationError(
                 f"PostgreSQL does not run as root, and its system user {SYSTEM_USER} could not be "
                 f"created ({problem}): create it, run as another user, or set "
@@ -104,15 +104,15 @@ def _system_user() -> pwd.struct_passwd:
             )
 
 
-def _useradd() -> str | None:
-    """Create the system user; returns why not."""
+def _useradd() -> str:
+    """Try to create the system user; returns what useradd said."""
     program = shutil.which("useradd", path="/usr/sbin:/sbin:/usr/bin:/bin")
     if not program:
         return "this system has no useradd"
     options = ["--system", "--user-group", "--no-create-home", "--home-dir=/nonexistent"]
     command = [program, *options, "--shell=/usr/sbin/nologin", SYSTEM_USER]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    return done.stderr.strip() if done.returncode else None
+    return " ".join(done.stderr.split()) or f"useradd ended with {done.returncode}"
 
 
 def make_directory(path: Path, mode: int) -> None:

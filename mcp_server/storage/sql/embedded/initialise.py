@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mcp_server.errors import ConfigurationError
 from mcp_server.storage.sql.embedded.account import Account
-from mcp_server.storage.sql.embedded.binaries import MAJOR, run
+from mcp_server.storage.sql.embedded.binaries import COPYING, MAJOR, run
 from mcp_server.storage.sql.embedded.locks import open_private
 
 OWNER = "isthmus"
@@ -64,11 +64,8 @@ def check_version(pgdata: Path) -> None:
 def initialise(directory: Path, account: Account, binaries: Path, password: str) -> None:
     """Run initdb beside `pgdata`, create the databases, then rename; call it under the cluster's lock.
 
-    A crash at any point leaves no `pgdata`, and what it leaves is removed here the next time.
-    Raises `ConfigurationError`.
+    A crash at any point leaves no `pgdata`. Raises `ConfigurationError`.
     """
-    for abandoned in directory.glob(f"{_STAGING}*"):
-        shutil.rmtree(abandoned, ignore_errors=True)  # its initdb may still be writing
     staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=directory))
     account.own(staging)
     try:
@@ -80,6 +77,13 @@ def initialise(directory: Path, account: Account, binaries: Path, password: str)
         _sync(directory)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def remove_abandoned(directory: Path) -> None:
+    """Remove what processes that died while they prepared files here have left."""
+    for pattern in (f"{_STAGING}*", f"{COPYING}*"):
+        for abandoned in directory.glob(pattern):
+            shutil.rmtree(abandoned, ignore_errors=True)  # an orphaned initdb may still be writing
 
 
 def _password_file(staging: Path, account: Account, password: str) -> Path:
