@@ -135,8 +135,11 @@ class SqlService:
         engine, schema = self._located(principal)
         async with self._operation(principal, "read", f"{OWN}*", deadline=deadline):
             tables = await engine.describe(schema, pattern or "*", detail)
-        scope = policy.scope(principal, "read", "sql")
-        return SqlTables(tables=[item for item in tables if scope.admits(OWN + item["name"])])
+        return SqlTables(
+            tables=[
+                item for item in tables if policy.allows(principal, "read", OWN + item["name"])
+            ]
+        )
 
     async def table(self, principal: Principal, schema: str, table: str) -> dict[str, Any]:
         """Return one table in full, with its first rows: what the resource `sql://main/TABLE` shows.

@@ -73,7 +73,7 @@ class SqlCall:
     def _decoded(self, cursor: str) -> int:
         try:
             digest, _, skip = base64.urlsafe_b64decode(cursor + "==").decode().partition(".")
-            if digest == self._digest and skip.isdecimal() and len(skip) <= 15:
+            if digest == self._digest and skip.isdecimal() and len(skip) <= 9:
                 return int(skip)
         except ValueError:
             pass

@@ -39,6 +39,9 @@ _BY_CLASS: dict[str, type[AppError]] = {
     "XX": Unavailable,  # internal error
 }
 
+# Text that a type does not take; the statement itself may hold it too, but parameters are likelier.
+_VALUES = {"22P02", "22007", "22008", "22021"}
+
 
 def translate(error: PostgresError, schema: str, *, positions: bool) -> AppError:
     """Return the error for the caller. `positions`: the text sent was the caller's own."""
@@ -57,7 +60,7 @@ def translate(error: PostgresError, schema: str, *, positions: bool) -> AppError
     parts = [error.message, error.detail, error.hint and f"Hint: {error.hint}"]
     text = ". ".join(part.rstrip(".") for part in parts if part)
     message = f"sql: {hide(text, schema)[:_MAX_MESSAGE]} (SQLSTATE {state}{place})"
-    return kind(message, param="params" if state.startswith("22") else "sql")
+    return kind(message, param="params" if state in _VALUES else "sql")
 
 
 def hide(text: str, schema: str) -> str:

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mcp_server.storage.sql.statements import grammar
 from mcp_server.storage.sql.statements.functions import ALLOWED_FUNCTIONS
-from mcp_server.storage.sql.statements.names import Reserved
+from mcp_server.storage.sql.statements.grammar import Reserved
 from mcp_server.storage.sql.values import PgType
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,8 @@ _CATALOG_OPEN = text(
 )
 _CLOSE_CATALOG = """
 revoke select on all tables in schema pg_catalog from public;
-revoke usage on schema information_schema from public
+revoke usage on schema information_schema from public;
+revoke usage on language sql, plpgsql from public
 """
 _CLOSE_DATABASE = """
 revoke connect, temporary on database "{database}" from public;

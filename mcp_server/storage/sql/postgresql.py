@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from mcp_server.errors import InvalidInput, LimitExceeded, Timeout, Unavailable
-from mcp_server.storage.sql import Checked, Detail, Page, SqlResult, catalog, statements
+from mcp_server.storage.sql import Checked, Detail, Page, SqlResult, catalog
 from mcp_server.storage.sql.connections import Connections, Role
 from mcp_server.storage.sql.failures import hide, translate
 from mcp_server.storage.sql.fence import Catalog, raise_fence
@@ -112,8 +112,11 @@ class PostgresqlEngine:
             await owner.execute(text("select 1"))
 
     async def check(self, schema: str, sql: str, *, writable: bool) -> Checked:
+        # The parser costs a tenth of a second to import, and not every start runs SQL.
+        from mcp_server.storage.sql.statements.check import check
+
         known = await self._prepared()
-        return statements.check(sql, schema, writable=writable, reserved=known.reserved)
+        return check(sql, schema, writable=writable, reserved=known.reserved)
 
     async def describe(self, schema: str, pattern: str, detail: Detail) -> list[dict[str, Any]]:
         async with self._owner() as owner:

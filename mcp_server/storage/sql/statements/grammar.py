@@ -5,6 +5,20 @@ All sets are positive: a node, command or object that is not named here is refus
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """What the server's own catalog adds to the static lists, so that a newer server is covered too.
+
+    `attributes`: names that `x.name` would call as a function or cast (PostgreSQL reads
+    `('/etc/passwd').pg_read_file` as a call). `types`: the types of pg_catalog that are not on offer.
+    """
+
+    attributes: frozenset[str]
+    types: frozenset[str]
+
 
 def _set(names: str) -> frozenset[str]:
     return frozenset(names.split())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, cast
 
@@ -11,21 +10,10 @@ from pglast import ast
 
 from mcp_server.errors import Forbidden
 from mcp_server.storage.sql.statements import grammar
+from mcp_server.storage.sql.statements.grammar import Reserved
 
 # The name by which callers know their own schema; its real name is opaque and stays inside.
 OWN_SCHEMA = "main"
-
-
-@dataclass(frozen=True, slots=True)
-class Reserved:
-    """What the server's own catalog adds to the static lists, so that a newer server is covered too.
-
-    `attributes`: names that `x.name` would call as a function or cast (PostgreSQL reads
-    `('/etc/passwd').pg_read_file` as a call). `types`: the types of pg_catalog that are not on offer.
-    """
-
-    attributes: frozenset[str]
-    types: frozenset[str]
 
 
 def slots_of(node: ast.Node) -> Iterable[str]:

@@ -12,7 +12,8 @@ from pglast import ast, enums
 from mcp_server.errors import Forbidden
 from mcp_server.storage.sql.statements import definitions, grammar, names
 from mcp_server.storage.sql.statements.functions import ALLOWED_FUNCTIONS, SEQUENCE_FUNCTIONS
-from mcp_server.storage.sql.statements.names import OWN_SCHEMA, Reserved, refused, slots_of, strings
+from mcp_server.storage.sql.statements.grammar import Reserved
+from mcp_server.storage.sql.statements.names import OWN_SCHEMA, refused, slots_of, strings
 from mcp_server.storage.sql.statements.touched import Touched
 
 _CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")
