@@ -91,7 +91,7 @@ async def open_runtime(settings: Settings) -> AsyncGenerator[Runtime]:
                 operations,
                 control,
                 model_for=engines.router.resolve,
-                toolbox_for=lambda principal, tools, _: BusToolbox(late[0], principal, tools),
+                toolbox_for=lambda principal, tools: BusToolbox(late[0], principal, tools),
                 scopes_now=keys.scopes_now,
             )
         )
