@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import anyio
 
@@ -16,11 +16,19 @@ from mcp_server.llm import ChatRequest, Chunk, Completion, ModelInfo, UpstreamEr
 from mcp_server.llm.schema_instance import make_instance
 from mcp_server.llm.script_file import Turn, load_turns
 from mcp_server.llm.tool_choice import read_tool_choice
-from mcp_server.llm.wire import Frame, messages_of, text_of, tool_call, usage_of, wants_usage
+from mcp_server.llm.wire import (
+    Frame,
+    messages_of,
+    object_of,
+    text_of,
+    tool_call,
+    usage_of,
+    wants_usage,
+)
 
 MODEL_ID = "scripted"
 
-_WORD = re.compile(r"\s*\S+\s*$|\s*\S+|\s+")
+_WORD = re.compile(r"\s*\S+|\s+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,16 +136,12 @@ def _by_rule(request: ChatRequest) -> _Answer:
 
 
 def _response_schema(request: ChatRequest) -> object | None:
-    wanted: object = request.get("response_format")
-    if not isinstance(wanted, dict):
-        return None
-    rules = cast("dict[str, Any]", wanted)
-    if rules.get("type") == "json_object":
+    wanted = object_of(request.get("response_format"))
+    if wanted.get("type") == "json_object":
         return {"type": "object"}
-    if rules.get("type") != "json_schema":
+    if wanted.get("type") != "json_schema":
         return None
-    named: object = rules.get("json_schema")
-    return cast("dict[str, Any]", named).get("schema", {}) if isinstance(named, dict) else {}
+    return object_of(wanted.get("json_schema")).get("schema", {})
 
 
 def _usage(request: ChatRequest, answer: _Answer) -> dict[str, Any]:

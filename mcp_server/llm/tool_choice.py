@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from mcp_server.errors import InvalidInput
 from mcp_server.llm import ChatRequest
+from mcp_server.llm.wire import list_of, object_of
 
 Mode = Literal["none", "auto", "required"]
 
@@ -35,18 +36,17 @@ def read_tool_choice(request: ChatRequest) -> ToolChoice:
         choice = "auto"
     if isinstance(choice, str):
         return _by_mode(choice, offered)
-    if not isinstance(choice, Mapping):
+    if not isinstance(choice, dict):
         raise InvalidInput(
             "tool_choice must be 'none', 'auto', 'required' or an object.", param="tool_choice"
         )
-    named = cast("Mapping[str, Any]", choice)
+    named = object_of(cast("object", choice))
     kind = named.get("type")
     if kind == "function":
         return ToolChoice("required", (_find(named, offered),))
     if kind == "allowed_tools":
-        allowed = _mapping(named.get("allowed_tools"), named)
-        tools = cast("Sequence[Any]", allowed.get("tools") or ())
-        chosen = tuple(_find(_mapping(tool, {}), offered) for tool in tools)
+        allowed = object_of(named.get("allowed_tools")) or named
+        chosen = tuple(_find(object_of(each), offered) for each in list_of(allowed.get("tools")))
         return _by_mode(str(allowed.get("mode", "auto")), chosen)
     raise InvalidInput(
         f"tool_choice.type {kind!r} is not supported: use function or allowed_tools.",
@@ -68,23 +68,15 @@ def _by_mode(mode: str, functions: tuple[dict[str, Any], ...]) -> ToolChoice:
 
 
 def _functions(tools: object) -> tuple[dict[str, Any], ...]:
-    found: list[dict[str, Any]] = []
-    for tool in cast("Sequence[Any]", tools or ()):
-        function = _mapping(tool, {}).get("function")
-        if isinstance(function, dict) and isinstance(cast("Any", function).get("name"), str):
-            found.append(cast("dict[str, Any]", function))
-    return tuple(found)
+    offered = [object_of(object_of(tool).get("function")) for tool in list_of(tools)]
+    return tuple(function for function in offered if isinstance(function.get("name"), str))
 
 
 def _find(choice: Mapping[str, Any], functions: tuple[dict[str, Any], ...]) -> dict[str, Any]:
-    name = _mapping(choice.get("function"), choice).get("name")
+    name = (object_of(choice.get("function")) or choice).get("name")
     for function in functions:
         if function["name"] == name:
             return function
     raise InvalidInput(
         f"tool_choice names {name!r}, which is not among tools.", param="tool_choice"
     )
-
-
-def _mapping(value: object, otherwise: Mapping[str, Any]) -> Mapping[str, Any]:
-    return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else otherwise

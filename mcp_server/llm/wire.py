@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 from uuid import uuid4
@@ -11,31 +11,40 @@ from uuid import uuid4
 from mcp_server.llm import ChatRequest, Chunk, Completion
 
 
+def object_of(value: object) -> dict[str, Any]:
+    """Give `value` if it is a JSON object, else an empty one: what clients send may be anything."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def list_of(value: object) -> list[Any]:
+    """Give `value` if it is a JSON array, else an empty one."""
+    return cast("list[Any]", value) if isinstance(value, list) else []
+
+
 def text_of(content: object) -> str:
     """Give the text of a message's `content`: a string, a list of parts, or null."""
     if isinstance(content, str):
         return content
-    if not isinstance(content, Sequence):
-        return ""
-    parts = cast("Sequence[object]", content)
-    fields = [cast("Mapping[str, object]", p) for p in parts if isinstance(p, Mapping)]
-    texts = [part.get("text") or part.get("refusal") for part in fields]
+    parts = [object_of(part) for part in list_of(content)]
+    texts = [part.get("text") or part.get("refusal") for part in parts]
     return "\n".join(text for text in texts if isinstance(text, str))
 
 
 def messages_of(request: ChatRequest) -> list[dict[str, Any]]:
     """Give the request's messages; what is not an object is left out."""
-    messages: object = request.get("messages")
-    if not isinstance(messages, list):
-        return []
-    entries = cast("list[object]", messages)
-    return [cast("dict[str, Any]", entry) for entry in entries if isinstance(entry, dict)]
+    return [message for message in map(object_of, list_of(request.get("messages"))) if message]
+
+
+def calls_of(message: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Give id, function name and arguments of the tool calls that a message holds."""
+    calls = [object_of(call) for call in list_of(message.get("tool_calls"))]
+    functions = [(str(call.get("id")), object_of(call.get("function"))) for call in calls]
+    return [(key, str(each.get("name")), str(each.get("arguments"))) for key, each in functions]
 
 
 def wants_usage(request: ChatRequest) -> bool:
     """Tell whether a stream must end with a usage chunk."""
-    options = request.get("stream_options")
-    return isinstance(options, dict) and bool(cast("dict[str, Any]", options).get("include_usage"))
+    return bool(object_of(request.get("stream_options")).get("include_usage"))
 
 
 def usage_of(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
