@@ -157,13 +157,20 @@ def _from_text(text: str) -> bytes:
 
 def _from_base64(encoded: str) -> bytes:
     try:
-        return base64.b64decode(encoded, validate=True)
+        body = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise InvalidInput(
-            f"base64: it is not base64 of RFC 4648 section 4 ({str(error).lower()}); use its "
-            "alphabet A-Z a-z 0-9 + / with padding and without line breaks",
-            param="base64",
-        ) from error
+        raise _malformed(str(error).lower()) from error
+    if encoded.endswith("==="):  # which the decoder lets pass
+        raise _malformed("excess padding")
+    return body
+
+
+def _malformed(reason: str) -> InvalidInput:
+    return InvalidInput(
+        f"base64: it is not base64 of RFC 4648 section 4 ({reason}); use its alphabet "
+        "A-Z a-z 0-9 + / with padding and without line breaks",
+        param="base64",
+    )
 
 
 def _by_extension(key: str) -> str | None:

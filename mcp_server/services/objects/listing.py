@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from mcp_server.errors import InvalidInput
 
 # Each step looks up the next key from `bound` on. After a folded key the bound is past everything that
-# folds with it, so a page costs as many index lookups as it has items, however many keys it folds.
-# chr(1) stands below every character that a key may hold.
+# folds with it, so a page costs as many index lookups as it has items, however many keys it folds or
+# the caller may not see. chr(1) stands below every character that a key may hold.
 _PAGE = text(
     """
     with recursive walk (n, key, id, size, etag, content_type, common, bound) as (
@@ -27,15 +27,21 @@ _PAGE = text(
                 then left(found.key, found.folded - 1) || cast(:after_delimiter as text)
                 else found.key || chr(1) end
         from walk cross join lateral (
-            select key, id, size, etag, content_type,
-                case when strpos(substr(key, :skip), cast(:delimiter as text)) > 0
-                    then :skip - 1 + strpos(substr(key, :skip), cast(:delimiter as text)) end as folded
-            from objects
-            where tenant = :tenant and bucket = :bucket and key >= walk.bound
-                and (cast(:stop as text) is null or key < cast(:stop as text))
-                and (cast(:visible as text[]) is null or exists (
-                    select from unnest(cast(:visible as text[])) as seen where starts_with(key, seen)))
-            order by key
+            select first.* from
+                unnest(cast(:lows as text[]), cast(:highs as text[])) as span (low, high),
+                lateral (
+                    select key, id, size, etag, content_type,
+                        case when strpos(substr(key, :skip), cast(:delimiter as text)) > 0
+                            then :skip - 1 + strpos(substr(key, :skip), cast(:delimiter as text))
+                        end as folded
+                    from objects
+                    where tenant = :tenant and bucket = :bucket
+                        and key >= greatest(span.low collate "C", walk.bound)
+                        and (span.high is null or key < span.high)
+                    order by key
+                    limit 1
+                ) as first
+            order by first.key
             limit 1
         ) as found
         where walk.n < :count
@@ -61,21 +67,30 @@ class Listing:
         """Return up to `count` rows: `common` is the common prefix of a folded one, else None.
 
         `bound` is where the next page begins.
+
+        Raises:
+            InvalidInput: the delimiter cannot be one.
         """
-        start = max(self.prefix, self.after or "")
+        spans = self._spans()
         given = {
             "tenant": self.tenant,
             "bucket": self.bucket,
-            "start": start,
-            "stop": successor(self.prefix),
+            "start": self.after or "",
+            "lows": spans,
+            "highs": [successor(low) for low in spans],
             "skip": len(self.prefix) + 1,
             "delimiter": self.delimiter,
             "after_delimiter": self._after_delimiter(),
-            "visible": None if self.visible is None else list(self.visible),
             "count": count,
         }
-        async with control.connect() as tx:
-            return list((await tx.execute(_PAGE, given)).all())
+        async with control.connect() as connection:
+            return list((await connection.execute(_PAGE, given)).all())
+
+    def _spans(self) -> list[str]:
+        """Return the prefixes under which keys are both asked for and visible."""
+        if self.visible is None or self.prefix.startswith(self.visible):
+            return [self.prefix]
+        return [shown for shown in self.visible if shown.startswith(self.prefix)]
 
     def _after_delimiter(self) -> str | None:
         if self.delimiter is None:
