@@ -1,0 +1,128 @@
+"""How runs end: by a limit, a failure, a cancellation, or the server's stop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+
+import anyio
+import pytest
+
+from mcp_server.auth.principal import Principal
+from mcp_server.errors import AppError, LimitExceeded
+from mcp_server.llm import ChatRequest, Chunk, Model
+from mcp_server.llm.scripted import ScriptedModel
+from mcp_server.runs import executor as executor_module
+from mcp_server.services.runs import RunService
+from tests.contract.runs.world import BUSY, SLOW, World, ended
+
+
+async def test_a_limit_fails_the_run_with_the_reason_and_keeps_what_was_done(
+    world: World, runs: RunService, principal: Principal
+) -> None:
+    world.script = BUSY
+    await world.save(principal, limits={"turns": 3})
+    done = await runs.run(principal, "helper", "go", wait_seconds=30)
+    assert done["status"] == "failed"
+    assert done["error"] == {
+        "code": "limit_exceeded",
+        "message": "the run was stopped: its limit of 3 turns was used up",
+    }
+    events = await ended(runs, principal, done["run"])
+    assert sum(event["type"] == "tool_finished" for event in events) == 2
+    assert events[-2]["finish_reason"] == "length"
+
+
+async def test_a_failing_model_fails_the_run_with_its_error(
+    world: World, runs: RunService, principal: Principal
+) -> None:
+    world.script = "turns: [{error: {status: 503, message: overloaded}}]"
+    done = await runs.run(principal, "helper", "go", wait_seconds=30)
+    assert (done["status"], done["output"]) == ("failed", None)
+    assert done["error"] == {"code": "unavailable", "message": "overloaded"}
+
+
+async def test_a_defect_fails_the_run_without_telling_its_text(
+    world: World, principal: Principal, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> Model:
+        raise KeyError("secret")
+
+    world.model = broken
+    async with world.open() as runs:
+        done = await runs.run(principal, "helper", "go", wait_seconds=30)
+    assert done["error"] is not None
+    assert done["error"]["code"] == "internal"
+    assert "secret" not in done["error"]["message"]
+    assert "KeyError: 'secret'" in caplog.text
+
+
+async def test_odd_text_of_a_model_is_stored_clean(
+    world: World, runs: RunService, principal: Principal
+) -> None:
+    class Odd(ScriptedModel):
+        async def stream(self, request: ChatRequest) -> AsyncGenerator[Chunk, None]:
+            for text, reason in (("\0\ud800é", None), ("", "stop")):
+                choice = {"index": 0, "delta": {"content": text}, "finish_reason": reason}
+                yield {"choices": [choice], "usage": {"cost": float("nan")}}
+
+    world.model = Odd
+    done = await runs.run(principal, "helper", "a\0b", wait_seconds=30)
+    assert done["status"] == "completed"
+    assert done["output"] == "\ufffd?é"
+    json.dumps(await ended(runs, principal, done["run"])).encode()
+
+
+async def test_cancelling_ends_a_run_at_once_and_a_second_time_changes_nothing(
+    world: World, runs: RunService, principal: Principal
+) -> None:
+    world.script = SLOW
+    started = await runs.start(principal, "helper", "go")
+    with anyio.fail_after(1.5):
+        cancelled = await runs.cancel(principal, started["run"])
+    assert (cancelled["status"], cancelled["error"]) == ("cancelled", None)
+    assert await runs.cancel(principal, started["run"]) == cancelled
+    assert (await ended(runs, principal, started["run"]))[-1]["status"] == "cancelled"
+
+
+async def test_a_run_can_be_followed_and_cancelled_from_another_process(
+    world: World, runs: RunService, principal: Principal
+) -> None:
+    world.script = SLOW
+    started = await runs.start(principal, "helper", "go")
+    async with world.open() as elsewhere:
+        following = asyncio.create_task(ended(elsewhere, principal, started["run"]))
+        with anyio.fail_after(2):
+            cancelled = await elsewhere.cancel(principal, started["run"])
+        assert cancelled["status"] == "cancelled"
+        assert await following == await ended(runs, principal, started["run"])
+
+
+async def test_runs_beyond_the_slots_wait_and_can_be_cancelled_while_they_do(
+    world: World, principal: Principal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.script = SLOW
+    monkeypatch.setattr(executor_module, "MOST_HELD", 2)
+    async with world.open(concurrency=1) as runs:
+        first, second = [await runs.start(principal, "helper", "go") for _ in range(2)]
+        with pytest.raises(LimitExceeded, match="2 runs wait"):
+            await runs.start(principal, "helper", "go")
+        assert (await runs.get(principal, second["run"]))["status"] == "queued"
+        assert (await runs.cancel(principal, second["run"]))["status"] == "cancelled"
+        assert len(await ended(runs, principal, second["run"])) == 2
+    assert (await runs.get(principal, first["run"]))["status"] == "failed"
+
+
+async def test_a_stopping_server_fails_its_runs_with_the_reason(
+    world: World, principal: Principal
+) -> None:
+    world.script = SLOW
+    async with world.open() as runs:
+        started = await runs.start(principal, "helper", "go")
+    left = await runs.get(principal, started["run"])
+    assert left["status"] == "failed"
+    assert left["error"] is not None
+    assert left["error"]["message"].startswith("the server stopped")
+    with pytest.raises(AppError, match="stopping"):
+        await runs.start(principal, "helper", "go")
