@@ -1,0 +1,145 @@
+"""One row for each tool and resource: what to prepare, what to ask, what every door must answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+Step = tuple[str, dict[str, Any]]
+
+# What differs from call to call by nature; everything else must be the same at every door.
+VOLATILE = frozenset(
+    {"version", "id", "run", "created_at", "updated_at", "started_at", "ended_at", "next_after", "at", "last_event"}
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """`expect` is part of the structured result; `error` is an argument change with the error's text."""
+
+    arguments: dict[str, Any]
+    expect: dict[str, Any]
+    error: tuple[dict[str, Any], str]
+    before: tuple[Step, ...] = ()
+
+
+TABLE: Step = ("sql_execute", {"sql": "create table if not exists door_t (a int primary key, b text)"})
+ONE_ROW: Step = ("sql_execute", {"sql": "insert into door_t values (1, 'x') on conflict do nothing"})
+TEXT = {"store": "door", "document": "d1", "text": "An isthmus joins two lands.", "metadata": {"lang": "en"}}
+AGENT = {"name": "door-agent", "instructions": "Answer."}
+MISSING_RUN = "run_" + "0" * 32
+
+TOOLS: dict[str, Row] = {
+    "sql_query": Row(
+        {"sql": "select a, b from door_t where a = $1", "params": ["1"]},
+        {"columns": [{"name": "a", "type": "integer"}, {"name": "b", "type": "text"}], "rows": [[1, "x"]],
+         "row_count": 1, "truncated": False, "next_cursor": None},
+        ({"sql": "drop table door_t"}, "^(forbidden|invalid_input): "),
+        (TABLE, ONE_ROW),
+    ),
+    "sql_execute": Row(
+        {"sql": "update door_t set b = 'x' where a = 1"},
+        {"row_count": 1},
+        ({"sql": "select pg_read_file('/etc/passwd')"}, "^(forbidden|invalid_input): "),
+        (TABLE, ONE_ROW),
+    ),
+    "sql_schema": Row(
+        {"pattern": "door_t"},
+        {},
+        ({"detail": "everything"}, "^invalid_input: detail: 'everything' does not fit"),
+        (TABLE,),
+    ),
+    "kv_get": Row(
+        {"key": "door"}, {"key": "door", "namespace": "default", "value": {"a": [1, None]}, "expires_at": None},
+        ({"key": "absent"}, "^not_found: "), (("kv_set", {"key": "door", "value": {"a": [1, None]}}),),
+    ),
+    "kv_set": Row(
+        {"key": "door-set", "value": "text"}, {"key": "door-set", "value": "text"},
+        ({"expected_version": 1}, "^conflict: version is [0-9]+$"),
+    ),
+    "kv_delete": Row(
+        {"key": "door-absent"}, {"deleted": False}, ({"expected_version": 7}, "^conflict: version is 0$"),
+    ),
+    "kv_list": Row(
+        {"prefix": "door-list/"}, {"next_cursor": None}, ({"limit": 0}, "^invalid_input: limit: 0 is not within 1-1000"),
+        (("kv_set", {"key": "door-list/1", "value": 1}), ("kv_set", {"key": "door-list/2", "value": 2})),
+    ),
+    "object_put": Row(
+        {"key": "door/put.txt", "text": "hello"},
+        {"bucket": "default", "key": "door/put.txt", "size": 5, "content_type": "text/plain"},
+        ({"base64": "aGk="}, "^invalid_input: "),
+    ),
+    "object_get": Row(
+        {"key": "door/get.txt", "range": [1, 3]}, {"key": "door/get.txt", "size": 5, "text": "ell"},
+        ({"key": "absent"}, "^not_found: "), (("object_put", {"key": "door/get.txt", "text": "hello"}),),
+    ),
+    "object_list": Row(
+        {"prefix": "door-list/"}, {"next_cursor": None}, ({"limit": 100000}, "^invalid_input: limit"),
+        (("object_put", {"key": "door-list/a", "text": "a"}),),
+    ),
+    "object_delete": Row({"key": "door-absent"}, {"deleted": False}, ({"key": "../x"}, "^invalid_input: key")),
+    "vector_add": Row(
+        TEXT, {"store": "door", "document": "d1", "chunks": 1}, ({"url": "http://127.0.0.1/"}, "^invalid_input: url"),
+    ),
+    "vector_search": Row(
+        {"store": "door", "query": "isthmus", "mode": "text", "k": 1}, {}, ({"store": "absent"}, "^not_found: "),
+        (("vector_add", TEXT),),
+    ),
+    "vector_delete": Row(
+        {"store": "door", "document": "absent"}, {"deleted": 0},
+        ({"filter": {"type": "like", "key": "a", "value": 1}}, "^invalid_input: "), (("vector_add", TEXT),),
+    ),
+    "vector_list": Row(
+        {"store": "door"}, {"next_cursor": None}, ({"store": "absent"}, "^not_found: "), (("vector_add", TEXT),),
+    ),
+    "agent_save": Row(
+        AGENT, {"name": "door-agent", "instructions": "Answer.", "model": "default"},
+        ({"tools": ["no_such_tool"]}, "^invalid_input: "),
+    ),
+    "agent_list": Row({}, {}, ({"limit": 1}, "^invalid_input: limit: agent_list has no such argument"), (("agent_save", AGENT),)),
+    "agent_run": Row(
+        {"agent": "door-agent-run", "input": '{"tool": "kv_get", "arguments": {"key": "door"}}'},
+        {"status": "completed", "error": None}, ({"agent": "absent"}, "^not_found: "),
+        (("kv_set", {"key": "door", "value": {"a": [1, None]}}),
+         ("agent_save", {"name": "door-agent-run", "instructions": "Use tools.", "tools": ["kv_get"]})),
+    ),
+    "run_get": Row({"run": "$run"}, {"status": "completed"}, ({"run": MISSING_RUN}, "^not_found: ")),
+    "run_cancel": Row({"run": "$run"}, {"status": "completed"}, ({"run": MISSING_RUN}, "^not_found: ")),
+    "changes": Row(
+        {"filter": {"type": "eq", "key": "uri", "value": "kv://default/door-once"}, "limit": 1},
+        {}, ({"after": "nowhere"}, "^invalid_input: after"), (("kv_set", {"key": "door-once", "value": 1}),),
+    ),
+    "model_list": Row({}, {}, ({"limit": 1}, "^invalid_input: limit")),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ResourceRow:
+    uri: str
+    mime_type: str
+    contains: str
+    absent: str
+    before: tuple[Step, ...] = field(default=())
+
+
+RESOURCES: dict[str, ResourceRow] = {
+    "sql://{schema}/{table}": ResourceRow(
+        "sql://main/door_t", "application/json", '"door_t"', "sql://main/no_such_table", (TABLE, ONE_ROW)
+    ),
+    "kv://{namespace}/{+key}": ResourceRow(
+        "kv://default/door/text", "text/plain", "plain", "kv://default/absent",
+        (("kv_set", {"key": "door/text", "value": "plain"}),),
+    ),
+    "object://{bucket}/{+key}": ResourceRow(
+        "object://default/door/r.bin", "application/octet-stream", "AAEC", "object://default/absent",
+        (("object_put", {"key": "door/r.bin", "base64": "AAEC", "content_type": "application/octet-stream"}),),
+    ),
+    "vector://{store}/{document}": ResourceRow(
+        "vector://door/d1", "application/json", "joins two lands", "vector://door/absent", (("vector_add", TEXT),)
+    ),
+    "agent://{name}": ResourceRow(
+        "agent://door-agent", "application/json", '"Answer."', "agent://absent", (("agent_save", AGENT),)
+    ),
+    "run://{id}": ResourceRow("run://$run", "application/json", '"completed"', f"run://{MISSING_RUN}"),
+    "model://{+id}": ResourceRow("model://obedient", "application/json", '"obedient"', "model://absent/model"),
+}  # fmt: skip
