@@ -1,0 +1,1 @@
+"""From documents to what vector search stores: text, chunks, terms and embeddings."""
