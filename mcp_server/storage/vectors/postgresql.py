@@ -211,8 +211,10 @@ async def _matching(
     rare = _rarest(terms)
     hits = await _score(tx, store, query, terms, average, rare)
     if len(hits) < query.depth and len(rare) < len(terms):
-        hits = await _score(tx, store, query, terms, average, terms)
-    return hits
+        more = await _score(tx, store, query, terms, average, terms)
+        both = {hit.id: hit for hit in (*hits, *more)}.values()
+        hits = sorted(both, key=lambda hit: (-hit.score, hit.id))[: query.depth]
+    return tuple(hits)
 
 
 async def _terms(
@@ -251,7 +253,7 @@ async def _score(
     terms: Sequence[_Term],
     average: float,
     choosing: Sequence[_Term],
-) -> tuple[Hit, ...]:
+) -> list[Hit]:
     """Return the best chunks by BM25 among those that hold a choosing term."""
     wanted = " | ".join(_quoted(term.lexeme) for term in choosing)
     tsquery = text("cast(cast(:wanted as text) as tsquery)").bindparams(wanted=wanted)
@@ -288,4 +290,4 @@ async def _score(
         .order_by(score.desc(), chosen.c.id)
         .limit(query.depth)
     )
-    return tuple(Hit(row[0], float(row[1])) for row in await tx.execute(statement))
+    return [Hit(row[0], float(row[1])) for row in await tx.execute(statement)]

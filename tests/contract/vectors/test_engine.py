@@ -1,0 +1,200 @@
+"""What every vector engine must do, whatever holds the vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from mcp_server import filters
+from mcp_server.auth.principal import Principal
+from mcp_server.errors import ConfigurationError, InvalidInput
+from mcp_server.services import vector_rows
+from mcp_server.services.vector_content import pieces
+from mcp_server.services.vector_rows import Draft
+from mcp_server.storage.vectors import (
+    Entry,
+    Hits,
+    Query,
+    Restriction,
+    Store,
+    VectorEngine,
+    open_vectors,
+)
+from mcp_server.storage.vectors.ranking import fuse, idf
+from tests.contract.vectors.hashed_words import HashedWords
+
+
+class RolledBack(Exception):
+    """Ends a transaction without its changes."""
+
+
+async def make_store(control: AsyncEngine, principal: Principal, name: str) -> Store:
+    async with control.begin() as tx:
+        return await vector_rows.make_store(tx, principal.tenant, name, "hashed-words", 64)
+
+
+async def put(
+    control: AsyncEngine,
+    engine: VectorEngine,
+    store: Store,
+    document: str,
+    text: str,
+    metadata: dict[str, Any] | None = None,
+    *,
+    fail: bool = False,
+) -> int:
+    draft = Draft(document, metadata or {}, "", pieces(text))
+    [vector] = await HashedWords().embed([text])
+    async with control.begin() as tx:
+        [key] = await vector_rows.chunk_ids(tx, 1)
+    entries = [Entry(key, draft.pieces[0].tokens, vector)]
+    await engine.prepare(store, document, draft.metadata, entries)
+    async with control.begin() as tx:
+        await vector_rows.put_document(tx, store, draft)
+        await engine.retract(tx, store, [document])
+        await vector_rows.put_chunks(tx, store, draft, [key])
+        await engine.publish(tx, store, document, draft.metadata, entries)
+        if fail:
+            raise RolledBack
+    return key
+
+
+async def seen(
+    engine: VectorEngine, store: Store, text: str, restriction: Restriction | None = None
+) -> Hits:
+    """Search both ways and keep the hits that have a row, as every caller must."""
+
+    async def finish(tx: AsyncConnection, hits: Hits) -> Hits:
+        ids = [hit.id for hit in (*hits.dense, *hits.text)]
+        rows = await vector_rows.hydrate(tx, store, ids)
+        return Hits(
+            tuple(hit for hit in hits.dense if hit.id in rows),
+            tuple(hit for hit in hits.text if hit.id in rows),
+        )
+
+    [vector] = await HashedWords().embed([text])
+    query = Query(50, vector, text.split(), restriction or Restriction())
+    return await engine.search(store, query, finish)
+
+
+def ids(hits: Sequence[Any]) -> list[int]:
+    return [hit.id for hit in hits]
+
+
+async def test_what_is_published_is_found_by_vector_and_by_words(
+    control: AsyncEngine, engine: VectorEngine, principal: Principal
+) -> None:
+    store = await make_store(control, principal, "s")
+    near = await put(control, engine, store, "near", "alpha beta")
+    far = await put(control, engine, store, "far", "gamma delta")
+    hits = await seen(engine, store, "alpha beta")
+    assert ids(hits.dense) == [near, far]
+    assert ids(hits.text) == [near]
+    assert hits.dense[0].score == pytest.approx(1, abs=1e-5)
+    assert hits.text[0].score == pytest.approx(2 * idf(2, 1) * 2.2 / 2.2, rel=1e-6)
+
+
+async def test_a_transaction_that_rolls_back_shows_and_hides_nothing(
+    control: AsyncEngine, engine: VectorEngine, principal: Principal
+) -> None:
+    store = await make_store(control, principal, "s")
+    kept = await put(control, engine, store, "d", "alpha")
+    with pytest.raises(RolledBack):
+        await put(control, engine, store, "d", "beta", fail=True)
+    with pytest.raises(RolledBack):
+        await put(control, engine, store, "new", "beta", fail=True)
+    hits = await seen(engine, store, "beta alpha")
+    assert ids(hits.dense) == ids(hits.text) == [kept]
+
+
+async def test_a_retracted_document_is_gone_and_its_neighbours_stay(
+    control: AsyncEngine, engine: VectorEngine, principal: Principal
+) -> None:
+    store, other = [await make_store(control, principal, name) for name in ("s", "other")]
+    await put(control, engine, store, "d", "alpha")
+    neighbour = await put(control, engine, store, "e", "alpha")
+    twin = await put(control, engine, other, "d", "alpha")
+    async with control.begin() as tx:
+        await vector_rows.delete_documents(tx, store, Restriction(), "d")
+        await engine.retract(tx, store, ["d"])
+    assert ids((await seen(engine, store, "alpha")).dense) == [neighbour]
+    assert ids((await seen(engine, other, "alpha")).text) == [twin]
+
+
+async def test_stores_and_tenants_never_see_each_other(
+    control: AsyncEngine, engine: VectorEngine, principal: Principal, stranger: Principal
+) -> None:
+    mine = await make_store(control, principal, "s")
+    theirs = await make_store(control, stranger, "s")
+    own = await put(control, engine, mine, "d", "alpha")
+    await put(control, engine, theirs, "d", "alpha")
+    forged = Store(theirs.id, principal.tenant, "s", theirs.embedding_model, theirs.dimensions)
+    assert await seen(engine, forged, "alpha") == Hits()
+    hits = await seen(engine, mine, "alpha")
+    assert ids(hits.dense) == ids(hits.text) == [own]
+
+
+async def test_restrictions_hold_for_both_rankings(
+    control: AsyncEngine, engine: VectorEngine, principal: Principal
+) -> None:
+    store = await make_store(control, principal, "s")
+    keys = {
+        name: await put(control, engine, store, name, "alpha", {"n": number})
+        for number, name in enumerate(["a/1", "a/2", "b/1"])
+    }
+    odd = filters.parse({"type": "eq", "key": "n", "value": 1})
+    for restriction, names in [
+        (Restriction(filter=odd), ["a/2"]),
+        (Restriction(prefixes=("a/",)), ["a/1", "a/2"]),
+        (Restriction(prefixes=("b/", "a/2")), ["a/2", "b/1"]),
+        (Restriction(filter=odd, prefixes=("b/",)), []),
+        (Restriction(prefixes=()), []),
+        (Restriction(prefixes=("",)), ["a/1", "a/2", "b/1"]),
+    ]:
+        hits = await seen(engine, store, "alpha", restriction)
+        expected = sorted(keys[name] for name in names)
+        assert sorted(ids(hits.dense)) == sorted(ids(hits.text)) == expected
+
+
+async def test_vectors_that_are_too_long_are_refused_before_anything_is_written(
+    engine: VectorEngine, principal: Principal, control: AsyncEngine
+) -> None:
+    store = await make_store(control, principal, "s")
+    with pytest.raises(InvalidInput, match="dimensions"):
+        await engine.prepare(store, "d", {}, [Entry(1, [], [0.5] * 100_000)])
+
+
+async def test_a_term_in_most_chunks_still_finds_them_when_the_rare_ones_do_not_suffice(
+    control: AsyncEngine,
+    engine: VectorEngine,
+    principal: Principal,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from mcp_server.storage.vectors import postgresql
+
+    monkeypatch.setattr(postgresql, "CANDIDATES", 4)
+    store = await make_store(control, principal, "s")
+    often = [await put(control, engine, store, f"d{n}", "common word") for n in range(8)]
+    rare = await put(control, engine, store, "rare", "rare word")
+    best, *rest = ids((await seen(engine, store, "rare common")).text)
+    assert best == rare
+    assert rest
+    assert set(rest) <= set(often)
+
+
+async def test_an_unknown_engine_is_refused_by_its_scheme(control: AsyncEngine) -> None:
+    for url in ("mystery://host", "ranking.x://host"):
+        with pytest.raises(ConfigurationError, match="ISTHMUS_VECTORS_URL: there is no vector"):
+            async with open_vectors(url, control):
+                pass
+
+
+def test_fusion_adds_reciprocal_ranks() -> None:
+    from mcp_server.storage.vectors import Hit
+
+    fused = fuse([Hit(1, 0.9), Hit(2, 0.8)], [Hit(2, 7.0), Hit(3, 5.0)])
+    assert ids(fused) == [2, 1, 3]
+    assert fused[0].score == pytest.approx(1 / 61 + 1 / 62)
