@@ -54,8 +54,7 @@ async def answer_with_tools(
         await send_loop(exchange, frame, trace, events, stream=bool(request.get("stream")))
     finally:
         if trace.has_effects:
-            # The SDKs repeat a failed request on their own, and with it what its tools did.
-            exchange.extra_headers.append((b"x-should-retry", b"false"))
+            exchange.forbid_retry()
 
 
 async def send_loop(

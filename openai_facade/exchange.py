@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -37,7 +37,7 @@ class Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send, *, ping_seconds: float) -> None:
         self.scope = scope
         self.id = request_id(scope)
-        self.extra_headers: list[Header] = []
+        self._extra_headers: list[Header] = []
         self._receive = receive
         self._send = send
         self._ping_seconds = ping_seconds
@@ -91,8 +91,12 @@ class Exchange:
                 return b"".join(pieces)
         raise ClientGone
 
+    def forbid_retry(self) -> None:
+        """Tell the SDKs, which repeat a failed request on their own, that this one had effects."""
+        self._extra_headers.append((b"x-should-retry", b"false"))
+
     @asynccontextmanager
-    async def while_connected(self) -> AsyncIterator[None]:
+    async def while_connected(self) -> AsyncGenerator[None]:
         """Run the body, and cancel it when the client goes away: then this ends without an error.
 
         The request's body must have been read: what comes after it can only be the disconnect.
@@ -116,15 +120,15 @@ class Exchange:
             _JSON,
             (b"content-length", b"%d" % len(payload)),
             *response_headers(self.scope),
-            *self.extra_headers,
+            *self._extra_headers,
         ]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         await self._send({"type": "http.response.body", "body": payload})
 
     @asynccontextmanager
-    async def open_stream(self) -> AsyncIterator[None]:
+    async def open_stream(self) -> AsyncGenerator[None]:
         """Send status 200 and keep the line alive with a comment whenever it was silent for long."""
-        headers = [*_STREAM, *response_headers(self.scope), *self.extra_headers]
+        headers = [*_STREAM, *response_headers(self.scope), *self._extra_headers]
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
         self._streaming = True
         self._written_at = time.monotonic()
@@ -160,7 +164,7 @@ class Exchange:
             last = b"data: " + payload + b"\n\n"
             await self._send({"type": "http.response.body", "body": last, "more_body": False})
             return
-        self.extra_headers.extend(headers)
+        self._extra_headers.extend(headers)
         await self.answer(payload, status)
 
     async def _write(self, data: bytes) -> None:

@@ -11,7 +11,7 @@ from openai_facade.translate.mcp_opt_in import ToolSelection
 from openai_facade.translate.tool_names import function_name
 
 
-class BusToolbox:
+class ChatToolbox:
     """What a chat opted into; a model knows the tools by function names that OpenAI allows."""
 
     def __init__(self, bus: Bus, principal: Principal, specs: list[ToolSpec]) -> None:
@@ -48,7 +48,7 @@ class BusToolbox:
         return ToolOutcome(result.text, result.is_error)
 
 
-async def open_toolbox(bus: Bus, principal: Principal, selection: ToolSelection) -> BusToolbox:
+async def open_toolbox(bus: Bus, principal: Principal, selection: ToolSelection) -> ChatToolbox:
     """List what the caller may use and keep what it selected.
 
     Raises:
@@ -56,6 +56,6 @@ async def open_toolbox(bus: Bus, principal: Principal, selection: ToolSelection)
     """
     listed = await bus.list_tools(principal)
     selection.require_known(spec.name for spec in listed)
-    return BusToolbox(
+    return ChatToolbox(
         bus, principal, [spec for spec in listed if selection.admits(spec.name, spec.read_only)]
     )

@@ -11,11 +11,12 @@ from mcp_server.auth.principal import Principal, current_principal
 from mcp_server.doors import DeclaredRoute
 from mcp_server.errors import Unavailable
 from mcp_server.llm import ChatRequest, Completion, Model
+from openai_facade.agent_chat import answer_as_agent
 from openai_facade.chat_tools import answer_with_tools
 from openai_facade.endpoint import declare
 from openai_facade.exchange import Exchange
-from openai_facade.facade import Facade
-from openai_facade.translate.mcp_opt_in import ToolSelection, select_tools
+from openai_facade.facade import AGENT_PREFIX, Facade
+from openai_facade.translate.mcp_opt_in import select_tools
 from openai_facade.wire.chat import check_chat
 
 
@@ -32,22 +33,23 @@ async def _create(facade: Facade, exchange: Exchange) -> None:
     body = await exchange.read_object()
     model_id = check_chat(body)
     principal = current_principal()
-    selection = select_tools(body, facade.default_mcp_servers(principal, model_id))
+    agent = model_id.startswith(AGENT_PREFIX)
+    uri = f"agent://{model_id.removeprefix(AGENT_PREFIX)}" if agent else f"model://{model_id}"
     async with (
         exchange.while_connected(),
-        facade.operations(principal, "run", f"model://{model_id}", metered=True),
+        facade.operations(principal, "run", uri, metered=True),
     ):
-        await _answer(facade, exchange, principal, body, selection)
+        if agent:
+            await answer_as_agent(facade, exchange, principal, body)
+        else:
+            await _answer_as_model(facade, exchange, principal, body)
 
 
-async def _answer(
-    facade: Facade,
-    exchange: Exchange,
-    principal: Principal,
-    body: ChatRequest,
-    selection: ToolSelection | None,
+async def _answer_as_model(
+    facade: Facade, exchange: Exchange, principal: Principal, body: ChatRequest
 ) -> None:
     model_id: str = body["model"]
+    selection = select_tools(body, facade.default_mcp_servers(principal, model_id))
     model, known_as = await facade.router.resolve(model_id)
     request = {**body, "model": known_as}
     if selection is not None:

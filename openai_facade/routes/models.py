@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import orjson
@@ -9,8 +10,9 @@ import orjson
 from mcp_server import policy
 from mcp_server.auth.principal import Principal, current_principal
 from mcp_server.doors import DeclaredRoute
-from mcp_server.errors import Forbidden, NotFound
+from mcp_server.errors import Forbidden, InvalidInput, NotFound
 from mcp_server.llm.router import DEFAULT
+from mcp_server.services.agents import AgentItem
 from openai_facade.endpoint import declare
 from openai_facade.exchange import Exchange
 from openai_facade.facade import AGENT_PREFIX, Facade
@@ -64,15 +66,20 @@ async def _model(facade: Facade, principal: Principal, model_id: str) -> dict[st
         return _object(facade, model_id, _OWNER)
     try:
         if model_id.startswith(AGENT_PREFIX):
-            await facade.services.agents.get(principal, model_id.removeprefix(AGENT_PREFIX))
-            return _object(facade, model_id, principal.tenant)
+            name = model_id.removeprefix(AGENT_PREFIX)
+            return _agent(await facade.services.agents.get(principal, name))
         item = await facade.services.models.get(principal, model_id)
-    except NotFound as error:
+    except (NotFound, InvalidInput) as error:  # a name that no agent can have
         raise NotFound(
             f"The model '{model_id}' does not exist or you do not have access to it.",
             param="model",
         ) from error
     return _object(facade, model_id, item["upstream"])
+
+
+def _agent(item: AgentItem) -> dict[str, Any]:
+    created = int(datetime.fromisoformat(item["created_at"]).timestamp())
+    return model_object(AGENT_PREFIX + item["name"], created=created, owned_by=_OWNER)
 
 
 def _object(facade: Facade, model_id: str, owner: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ class Trace:
     """What the server did for an answer, for the extension field `isthmus` of its last object."""
 
     tool_name: Callable[[str], str]
+    run: str | None = None
     calls: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     _begun: dict[str, str] = field(default_factory=dict[str, str])
 
@@ -38,9 +39,13 @@ class Trace:
             )
 
     def extension(self, finished: Finished) -> dict[str, Any]:
-        """Give the field: `tool_calls`, and `stopped` if a limit of the server ended the loop."""
-        stopped = {"stopped": finished.stopped} if finished.stopped else {}
-        return {"isthmus": {"tool_calls": self.calls, **stopped}}
+        """Give the field: `tool_calls`, `run` of an agent, and `stopped` if a limit ended the loop."""
+        told: dict[str, Any] = {"tool_calls": self.calls}
+        if self.run is not None:
+            told["run"] = self.run
+        if finished.stopped is not None:
+            told["stopped"] = finished.stopped
+        return {"isthmus": told}
 
 
 class LoopChunks:

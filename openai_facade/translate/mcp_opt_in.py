@@ -97,6 +97,11 @@ def without_opt_in(body: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
+def asks_for_servers(body: Mapping[str, Any]) -> bool:
+    """Tell whether the metadata of a chat body names servers."""
+    return bool(_metadata_labels(body))
+
+
 def _tools(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     return cast("list[dict[str, Any]]", body.get("tools") or [])
 

@@ -18,9 +18,8 @@ from starlette.applications import Starlette
 
 from mcp_server.auth.keys import KeyService
 from mcp_server.auth.principal import Principal
-from mcp_server.bus import Bus
+from mcp_server.bus import Bus, ToolSpec
 from mcp_server.doors import Gate
-from mcp_server.errors import NotFound
 from mcp_server.limits import Limits
 from mcp_server.llm import ChatRequest, Chunk, Completion, ModelInfo
 from mcp_server.llm.router import Router
@@ -28,8 +27,11 @@ from mcp_server.llm.scripted import ScriptedModel, open_scripted
 from mcp_server.operation import Operations
 from mcp_server.plugins import Plugins, load_plugins
 from mcp_server.server import IsthmusServer
+from mcp_server.services.agents import AgentService
 from mcp_server.services.kv import KvService
 from mcp_server.services.models import ModelService
+from mcp_server.services.runs import RunService, open_runs
+from mcp_server.toolbox import BusToolbox
 from openai_facade.app import routes
 from openai_facade.errors import render
 from openai_facade.facade import Facade
@@ -97,21 +99,6 @@ class ThreeNumbers:
 
 
 @dataclass
-class Agents:
-    """The agents of every tenant: one, and the door's own tests do not run it."""
-
-    async def list(self, principal: Principal) -> dict[str, Any]:
-        del principal
-        return {"items": [{"name": "helper"}]}
-
-    async def get(self, principal: Principal, name: str) -> dict[str, Any]:
-        del principal
-        if name != "helper":
-            raise NotFound(f"agent {name!r} does not exist")
-        return {"name": name}
-
-
-@dataclass
 class Door:
     """An open door: `base` is what a client gets as base_url."""
 
@@ -119,8 +106,8 @@ class Door:
     keys: KeyService
     model: Watched
     embedder: ThreeNumbers
-    operations: Operations
-    kv: KvService
+    agents: AgentService
+    runs: RunService
 
 
 @asynccontextmanager
@@ -140,31 +127,51 @@ async def open_door(
     model = Watched(open_scripted(str(script)) if script else ScriptedModel())
     embedder = ThreeNumbers()
     router = Router([model], default_model=None, announcement="")
-    kv = KvService(operations, control)
-    services: Any = SimpleNamespace(kv=kv, models=ModelService(operations, router), agents=Agents())
-    server = IsthmusServer(
-        plugins or load_plugins(),
-        services,
-        operations,
-        secret=bytes(32),
-        bus=InMemorySubscriptionBus(),
-    )
-    face = Facade(
-        router=router,
-        bus=Bus(server),
-        services=services,
-        operations=operations,
-        embedder=embedder,
-        **facade,
-    )
-    gate = Gate(keys, auth=True, max_body_bytes=MAX_BODY)
-    gate.renderers["openai"] = render
-    declared = routes(face)
-    gate.bind(declared)
+    late: list[Bus] = []
+
+    async def list_tools(principal: Principal) -> list[ToolSpec]:
+        return await late[0].list_tools(principal)
+
     async with AsyncExitStack() as stack:
+        runs = await stack.enter_async_context(
+            open_runs(
+                operations,
+                control,
+                model_for=router.resolve,
+                toolbox_for=lambda principal, tools: BusToolbox(late[0], principal, tools),
+                scopes_now=keys.scopes_now,
+            )
+        )
+        agents = AgentService(operations, control, models=router.models, tools=list_tools)
+        services: Any = SimpleNamespace(
+            kv=KvService(operations, control),
+            models=ModelService(operations, router),
+            agents=agents,
+            runs=runs,
+        )
+        server = IsthmusServer(
+            plugins or load_plugins(),
+            services,
+            operations,
+            secret=bytes(32),
+            bus=InMemorySubscriptionBus(),
+        )
+        late.append(Bus(server))
+        face = Facade(
+            router=router,
+            bus=late[0],
+            services=services,
+            operations=operations,
+            embedder=embedder,
+            **facade,
+        )
+        gate = Gate(keys, auth=True, max_body_bytes=MAX_BODY)
+        gate.renderers["openai"] = render
+        declared = routes(face)
+        gate.bind(declared)
         await stack.enter_async_context(gate.watching())
         port = await stack.enter_async_context(serve(Starlette(routes=declared)))
-        yield Door(f"http://127.0.0.1:{port}/v1", keys, model, embedder, operations, kv)
+        yield Door(f"http://127.0.0.1:{port}/v1", keys, model, embedder, agents, runs)
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ import pytest
 from openai import AsyncOpenAI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from mcp_server.auth.principal import OWNER
 from mcp_server.operation import Operations
 from tests.doors.openai_door import API_KEY, Door, open_door
 
@@ -16,6 +17,7 @@ from tests.doors.openai_door import API_KEY, Door, open_door
 @pytest.fixture
 async def door(control: AsyncEngine, operations: Operations) -> AsyncIterator[Door]:
     async with open_door(control, operations) as door:
+        await door.agents.save(OWNER, "helper", instructions="Help.")
         yield door
 
 
@@ -44,7 +46,9 @@ async def test_a_model_can_be_retrieved(door: Door, model_id: str) -> None:
         assert (await client.models.retrieve(model_id)).id == model_id
 
 
-@pytest.mark.parametrize("model_id", ["gpt-9", "agent/nobody", "vendor/with-slash/more"])
+@pytest.mark.parametrize(
+    "model_id", ["gpt-9", "agent/nobody", "agent/a/b", "vendor/with-slash/more"]
+)
 async def test_an_unknown_model_is_not_found(door: Door, model_id: str) -> None:
     async with connect(door) as client:
         with pytest.raises(openai.NotFoundError) as caught:
@@ -56,10 +60,7 @@ async def test_an_unknown_model_is_not_found(door: Door, model_id: str) -> None:
 async def test_a_key_sees_the_models_of_its_scopes(door: Door) -> None:
     made = await door.keys.create("narrow", tenant="door-models", scopes=["read:model://vendor/*"])
     async with connect(door, made["key"]) as client:
-        assert [model.id async for model in client.models.list()] == [
-            "vendor/with-slash",
-            "agent/helper",
-        ]
+        assert [model.id async for model in client.models.list()] == ["vendor/with-slash"]
         with pytest.raises(openai.PermissionDeniedError):
             await client.models.retrieve("scripted")
 
@@ -69,3 +70,11 @@ async def test_a_key_that_may_read_no_model_is_refused(door: Door) -> None:
     async with connect(door, made["key"]) as client:
         with pytest.raises(openai.PermissionDeniedError, match="read"):
             await client.models.list()
+
+
+async def test_another_tenants_agent_is_not_there(door: Door) -> None:
+    made = await door.keys.create("stranger", tenant="door-strangers")
+    async with connect(door, made["key"]) as client:
+        assert "agent/helper" not in [model.id async for model in client.models.list()]
+        with pytest.raises(openai.NotFoundError):
+            await client.models.retrieve("agent/helper")

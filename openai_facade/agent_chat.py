@@ -1,0 +1,103 @@
+"""A chat with an agent: its run, followed to its answer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import aclosing
+from typing import Any
+
+from anyio import CancelScope
+
+from mcp_server.agents.events import Finished, LoopEvent
+from mcp_server.auth.principal import Principal
+from mcp_server.errors import InvalidInput, NotFound
+from mcp_server.llm import ChatRequest
+from mcp_server.llm.wire import Frame, wants_usage
+from mcp_server.services.runs import RunItem
+from openai_facade.chat_tools import send_loop
+from openai_facade.exchange import Exchange
+from openai_facade.facade import AGENT_PREFIX, Facade
+from openai_facade.translate.loop_answer import Trace
+from openai_facade.translate.mcp_opt_in import asks_for_servers, require_one_answer
+from openai_facade.translate.run_events import loop_event, run_failure
+from openai_facade.wire.faults import unsupported
+
+# What the run gets in its own way; every other field goes to each turn of the model.
+_NOT_OPTIONS = ("model", "messages", "stream", "stream_options", "metadata", "store", "user")
+
+
+async def answer_as_agent(
+    facade: Facade, exchange: Exchange, principal: Principal, body: ChatRequest
+) -> None:
+    """Run the agent that the model id names, and answer with what it says.
+
+    A client that leaves cancels the run.
+
+    Raises:
+        AppError: there is no such agent, the request does not fit, or the run failed.
+    """
+    _require_no_tools(body)
+    require_one_answer(body)
+    frame = Frame(body["model"], wants_usage(body))
+    run = await _unbroken(_start(facade, principal, body))
+    trace = Trace(lambda name: name, run=run["run"])
+    try:
+        events = _follow(facade, principal, run["run"])
+        await send_loop(exchange, frame, trace, events, stream=bool(body.get("stream")))
+    finally:
+        if trace.has_effects:
+            exchange.forbid_retry()
+
+
+async def _start(facade: Facade, principal: Principal, body: ChatRequest) -> RunItem:
+    options = {name: value for name, value in body.items() if name not in _NOT_OPTIONS}
+    name = body["model"].removeprefix(AGENT_PREFIX)
+    try:
+        return await facade.services.runs.start(principal, name, body["messages"], options=options)
+    except NotFound as error:
+        raise NotFound(error.message, param="model") from error
+    except InvalidInput as error:
+        if error.param == "name":
+            raise NotFound(f"agent {name!r} does not exist", param="model") from error
+        raise InvalidInput(error.message, param="messages") from error
+
+
+async def _follow(
+    facade: Facade, principal: Principal, run: str
+) -> AsyncGenerator[LoopEvent, None]:
+    runs = facade.services.runs
+    last: dict[str, Any] = {}
+    ended = False
+    try:
+        async with aclosing(runs.follow(principal, run)) as events:
+            async for last in events:
+                event = loop_event(last)
+                ended = isinstance(event, Finished)
+                if event is not None:
+                    yield event
+                if ended:
+                    return
+        ended = True
+        raise run_failure(last)
+    finally:
+        if not ended:
+            with CancelScope(shield=True):
+                await runs.cancel(principal, run)
+
+
+async def _unbroken(starting: Awaitable[RunItem]) -> RunItem:
+    """Wait also if the client leaves: a start cut in the middle would leave a run that nobody stops."""
+    with CancelScope(shield=True):
+        return await starting
+    raise AssertionError("a shield holds nothing back")
+
+
+def _require_no_tools(body: ChatRequest) -> None:
+    if body.get("tools"):
+        raise unsupported(
+            "tools", "an agent has the tools of its definition; change them with agent_save."
+        )
+    if asks_for_servers(body):
+        raise unsupported(
+            "metadata.mcp_servers", "an agent has the tools of its definition; leave it out."
+        )
