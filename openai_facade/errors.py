@@ -138,10 +138,12 @@ def _upstream(error: UpstreamError) -> dict[str, Any]:
             "param": None,
             "code": "upstream_refused",
         }
-    body = error.body
-    return {
-        "message": error.message,
-        "type": body.get("type"),
-        "param": body.get("param"),
-        "code": body.get("code"),
-    }
+    told = {name: _text(error.body.get(name)) for name in ("type", "param", "code")}
+    if told["type"] is None:
+        told["type"] = _SERVER if error.status >= 500 else _INVALID
+    return {"message": error.message, **told}
+
+
+def _text(value: object) -> str | None:
+    """Keep what the wire format allows: upstreams send numbers and objects too."""
+    return value if isinstance(value, str) else None

@@ -1,10 +1,9 @@
-"""Map the names of MCP tools onto names that OpenAI's API allows, and back."""
+"""Give MCP tools names that OpenAI's API allows."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
 
 _ALLOWED = re.compile(r"[a-zA-Z0-9_-]{1,64}\Z")
 _FORBIDDEN = re.compile(r"[^a-zA-Z0-9_-]")
@@ -22,8 +21,3 @@ def function_name(tool: str) -> str:
         return tool
     digest = hashlib.sha256(tool.encode()).hexdigest()[:_DIGEST]
     return f"{_FORBIDDEN.sub('_', tool)[: _LONGEST - _DIGEST - 1]}_{digest}"
-
-
-def function_names(tools: Iterable[str]) -> dict[str, str]:
-    """Give the way back: function name -> tool name."""
-    return {function_name(tool): tool for tool in tools}

@@ -48,6 +48,7 @@ class Watched:
     requests: list[ChatRequest] = field(default_factory=list)
     ends: list[str] = field(default_factory=list)
     name: str = "scripted:"
+    description: str = "scripted:"
     between: Callable[[], Any] | None = None
 
     async def complete(self, request: ChatRequest) -> Completion:
