@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from mcp_server.errors import InvalidInput
 from mcp_server.plugins import Call, tool
-from mcp_server.services.vector_results import (
+from mcp_server.services.objects.content import is_textual
+from mcp_server.services.vectors import Mode
+from mcp_server.services.vectors.content import MAX_TEXT_BYTES
+from mcp_server.services.vectors.results import (
     VectorAdded,
     VectorDeleted,
     VectorPage,
     VectorResults,
 )
-from mcp_server.services.vectors import Mode
 
 Store = Annotated[str, Field(description="name or vs_… id")]
 Filter = Annotated[
@@ -32,7 +35,7 @@ async def vector_add(
     store: Store,
     text: str | None = None,
     object: Annotated[  # noqa: A002 - the contract's name
-        str | None, Field(description="BUCKET/KEY of a stored text")
+        str | None, Field(description="BUCKET/KEY or file-… id of a stored text")
     ] = None,
     url: Annotated[str | None, Field(description="not available yet")] = None,
     document: Annotated[str | None, Field(description="id; replaced if present")] = None,
@@ -102,19 +105,33 @@ async def vector_list(
     )
 
 
-async def _object_text(call: Call, object_: str) -> str:
-    bucket, _, key = object_.partition("/")
+async def _object_text(call: Call, name: str) -> str:
+    # A file's id is its key in the bucket of files.
+    bucket, _, key = (f"files/{name}" if name.startswith("file-") else name).partition("/")
     if not key:
         raise InvalidInput(
-            f"object: {object_[:80]!r} is not BUCKET/KEY, for example default/notes.md",
+            f"object: {name[:80]!r} is not BUCKET/KEY, for example default/notes.md",
             param="object",
         )
-    content = await call.services.objects.get(call.principal, bucket, key)
-    text = content.get("text")
-    if text is None:
+    info, stream = await call.services.objects.open(call.principal, bucket, key)
+    async with aclosing(stream):
+        if not is_textual(info["content_type"]):
+            raise InvalidInput(
+                f"object: {name[:80]!r} is {info['content_type']}, and only text can be indexed; "
+                "pass its text",
+                param="object",
+            )
+        if info["size"] > MAX_TEXT_BYTES:
+            raise InvalidInput(
+                f"object: {info['size']} bytes are more than the {MAX_TEXT_BYTES} that a document "
+                "may have; add it in parts, as several documents",
+                param="object",
+            )
+        body = b"".join([part async for part in stream])
+    try:
+        return body.decode()
+    except UnicodeDecodeError as error:
         raise InvalidInput(
-            f"object: {object_[:80]!r} is {content['content_type']}, and only text can be indexed; "
-            "pass its text",
+            f"object: {name[:80]!r} is not UTF-8 at byte {error.start}; store it as UTF-8",
             param="object",
-        )
-    return text
+        ) from error

@@ -11,9 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from mcp_server import filters
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import ConfigurationError, InvalidInput
-from mcp_server.services import vector_rows
-from mcp_server.services.vector_content import pieces
-from mcp_server.services.vector_rows import Draft
+from mcp_server.services.vectors import rows
+from mcp_server.services.vectors.content import pieces
+from mcp_server.services.vectors.rows import Draft
 from mcp_server.storage.vectors import (
     Entry,
     Hits,
@@ -33,7 +33,7 @@ class RolledBack(Exception):
 
 async def make_store(control: AsyncEngine, principal: Principal, name: str) -> Store:
     async with control.begin() as tx:
-        return await vector_rows.make_store(tx, principal.tenant, name, "hashed-words", 64)
+        return await rows.make_store(tx, principal.tenant, name, "hashed-words", 64)
 
 
 async def put(
@@ -49,13 +49,13 @@ async def put(
     draft = Draft(document, metadata or {}, "", pieces(text))
     [vector] = await HashedWords().embed([text])
     async with control.begin() as tx:
-        [key] = await vector_rows.chunk_ids(tx, 1)
+        [key] = await rows.chunk_ids(tx, 1)
     entries = [Entry(key, draft.pieces[0].tokens, vector)]
     await engine.prepare(store, document, draft.metadata, entries)
     async with control.begin() as tx:
-        await vector_rows.put_document(tx, store, draft)
+        await rows.put_document(tx, store, draft)
         await engine.retract(tx, store, [document])
-        await vector_rows.put_chunks(tx, store, draft, [key])
+        await rows.put_chunks(tx, store, draft, [key])
         await engine.publish(tx, store, document, draft.metadata, entries)
         if fail:
             raise RolledBack
@@ -69,10 +69,10 @@ async def seen(
 
     async def finish(tx: AsyncConnection, hits: Hits) -> Hits:
         ids = [hit.id for hit in (*hits.dense, *hits.text)]
-        rows = await vector_rows.hydrate(tx, store, ids)
+        known = await rows.hydrate(tx, store, ids)
         return Hits(
-            tuple(hit for hit in hits.dense if hit.id in rows),
-            tuple(hit for hit in hits.text if hit.id in rows),
+            tuple(hit for hit in hits.dense if hit.id in known),
+            tuple(hit for hit in hits.text if hit.id in known),
         )
 
     [vector] = await HashedWords().embed([text])
@@ -118,7 +118,7 @@ async def test_a_retracted_document_is_gone_and_its_neighbours_stay(
     neighbour = await put(control, engine, store, "e", "alpha")
     twin = await put(control, engine, other, "d", "alpha")
     async with control.begin() as tx:
-        await vector_rows.delete_documents(tx, store, Restriction(), "d")
+        await rows.delete_documents(tx, store, Restriction(), "d")
         await engine.retract(tx, store, ["d"])
     assert ids((await seen(engine, store, "alpha")).dense) == [neighbour]
     assert ids((await seen(engine, other, "alpha")).text) == [twin]

@@ -10,8 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import Conflict, InvalidInput
 from mcp_server.operation import Operations
-from mcp_server.services.vector_content import MAX_TEXT_BYTES
 from mcp_server.services.vectors import VectorService
+from mcp_server.services.vectors.content import MAX_TEXT_BYTES
 from mcp_server.storage.vectors import VectorEngine
 from tests.contract.vectors.hashed_words import HashedWords
 from tests.contract.vectors.reading import found

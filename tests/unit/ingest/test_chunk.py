@@ -12,7 +12,7 @@ from mcp_server.ingest.chunk import MAX_CHARACTERS, chunk
 
 PARTS = st.sampled_from(
     (
-        *" \n向量。，!”(é́\u200d🙂",
+        *" \n向量。，!”(é\u0301\u200d🙂",
         "\n\n",
         "\t\t",
         "word",

@@ -10,7 +10,7 @@ from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 from typing_extensions import TypedDict
 
-from mcp_server.services import vector_rows
+from mcp_server.services.vectors import rows
 from mcp_server.storage.vectors import Finish, Hit, Hits, Store
 from mcp_server.storage.vectors.ranking import fuse
 
@@ -72,9 +72,9 @@ def best_passages(store: Store, mode: str, k: int) -> Finish[list[VectorResult]]
         results: list[VectorResult] = []
         for first in range(0, len(ranked), k):
             some = ranked[first : first + k]
-            rows = await vector_rows.hydrate(tx, store, [hit.id for hit in some])
+            known = await rows.hydrate(tx, store, [hit.id for hit in some])
             # An engine may still hold what the rows no longer know.
-            results += [_passage(rows[hit.id], hit.score) for hit in some if hit.id in rows]
+            results += [_passage(known[hit.id], hit.score) for hit in some if hit.id in known]
             if len(results) >= k:
                 break
         return results[:k]

@@ -29,7 +29,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mcp_server import filters
-from mcp_server.services.vector_content import Piece
+from mcp_server.services.vectors.content import Piece
 from mcp_server.storage.sql.schema import chunks, documents, vector_stores
 from mcp_server.storage.vectors import Restriction, Store
 

@@ -6,7 +6,7 @@ import json
 import secrets
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import anyio.to_thread
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -14,12 +14,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from mcp_server import filters, policy
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import InvalidInput, NotFound
+from mcp_server.ingest.embed import Embedder
 from mcp_server.ingest.tokenise import tokenise
 from mcp_server.operation import Operations
 from mcp_server.policy import Verb
-from mcp_server.services import names, vector_content, vector_rows
-from mcp_server.services.vector_index import Indexer, Progress
-from mcp_server.services.vector_results import (
+from mcp_server.services import names
+from mcp_server.services.vectors import content, rows
+from mcp_server.services.vectors.index import Indexer, Progress
+from mcp_server.services.vectors.results import (
     VectorAdded,
     VectorDeleted,
     VectorDocument,
@@ -28,11 +30,8 @@ from mcp_server.services.vector_results import (
     best_passages,
     item,
 )
-from mcp_server.services.vector_rows import Draft
+from mcp_server.services.vectors.rows import Draft
 from mcp_server.storage.vectors import Query, Restriction, Store, VectorEngine
-
-if TYPE_CHECKING:
-    from mcp_server.ingest.embed import Embedder
 
 Mode = Literal["hybrid", "dense", "text"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -77,19 +76,19 @@ class VectorService:
             InvalidInput: an argument is malformed or too large.
             NotFound: there is no store of that `vs_` id.
         """
-        text = vector_content.checked_text(text)
-        wanted = vector_content.checked_metadata(metadata)
+        text = content.checked_text(text)
+        wanted = content.checked_metadata(metadata)
         given = _document(document) if document is not None else _new_document(idempotency_key)
         name = await self._name(principal, "write", store)
         uri = f"vector://{name}/{given}"
         async with self._operation(principal, "write", uri, key=idempotency_key) as op:
             async with self._control.connect() as tx:
-                known = await vector_rows.find_store(tx, principal.tenant, name)
-                present = known and await vector_rows.find_document(tx, known, given)
-            digest = vector_content.fingerprint(text)
+                known = await rows.find_store(tx, principal.tenant, name)
+                present = known and await rows.find_document(tx, known, given)
+            digest = content.fingerprint(text)
             if present and present.sha256 == digest and _same(present.metadata, wanted):
                 return VectorAdded(store=name, document=given, chunks=present.chunks)
-            pieces = await anyio.to_thread.run_sync(vector_content.pieces, text)
+            pieces = await anyio.to_thread.run_sync(content.pieces, text)
             draft = Draft(given, wanted, digest, pieces)
             await self._indexer.add(op, known, name, draft, progress)
         return VectorAdded(store=name, document=given, chunks=len(pieces))
@@ -110,7 +109,7 @@ class VectorService:
             Conflict: the store was filled with another embedding model, and the mode is not text.
             InvalidInput: an argument is malformed. NotFound: there is no such store.
         """
-        asked = vector_content.checked_query(query)
+        asked = content.checked_query(query)
         if not 1 <= k <= MAX_K:
             raise InvalidInput(f"k: {k} is not within 1-{MAX_K}", param="k")
         if mode not in MODES:
@@ -142,13 +141,13 @@ class VectorService:
             snapshots = self._control.execution_options(isolation_level="REPEATABLE READ")
             async with snapshots.connect() as tx:
                 found = await self._find(principal, name, tx)
-                row = await vector_rows.find_document(tx, found, given)
+                row = await rows.find_document(tx, found, given)
                 if row is None:
                     raise NotFound(
                         f"document {given!r} does not exist in vector store {name!r}",
                         param="document",
                     )
-                text = await vector_rows.body(tx, found, given)
+                text = await rows.body(tx, found, given)
         return VectorDocument(store=name, text=text, **item(row))
 
     async def list(
@@ -175,9 +174,9 @@ class VectorService:
         async with self._operation(principal, "read", f"vector://{name}/*"):
             async with self._control.connect() as tx:
                 found = await self._find(principal, name, tx)
-                rows = await vector_rows.page(tx, found, within, after, size + 1)
-        items = [item(row) for row in rows[:size]]
-        more = len(rows) > size
+                listed = await rows.page(tx, found, within, after, size + 1)
+        items = [item(row) for row in listed[:size]]
+        more = len(listed) > size
         return VectorPage(
             items=items, next_cursor=names.encode_cursor(items[-1]["document"]) if more else None
         )
@@ -211,7 +210,7 @@ class VectorService:
         async with self._operation(principal, "write", uri, key=idempotency_key) as op:
             async with self._control.begin() as tx:
                 found = await self._find(principal, name, tx)
-                gone = await vector_rows.delete_documents(
+                gone = await rows.delete_documents(
                     tx, found, Restriction(condition, visible), given
                 )
                 await self._engine.retract(tx, found, list(gone))
@@ -225,7 +224,7 @@ class VectorService:
         if "/" in store:  # `vector://a/b/c` would name two documents
             raise InvalidInput(f"store: {store[:80]!r} holds a /; leave it out", param="store")
         names.container(store, "store")
-        if not store.startswith(vector_rows.STORE_ID):
+        if not store.startswith(rows.STORE_ID):
             return store
         async with self._operation(principal, verb, "vector://*"):
             return (await self._find(principal, store)).name
@@ -236,7 +235,7 @@ class VectorService:
         if tx is None:
             async with self._control.connect() as own:
                 return await self._find(principal, store, own)
-        found = await vector_rows.find_store(tx, principal.tenant, store)
+        found = await rows.find_store(tx, principal.tenant, store)
         if found is None:
             raise NotFound(f"vector store {store!r} does not exist", param="store")
         return found

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mcp_server.errors import Conflict
+from mcp_server.ingest.embed import Embedder
 from mcp_server.operation import Operation
-from mcp_server.services import vector_rows
-from mcp_server.services.vector_rows import Draft
+from mcp_server.services.vectors import rows
+from mcp_server.services.vectors.rows import Draft
 from mcp_server.storage.vectors import Entry, Store, VectorEngine
-
-if TYPE_CHECKING:
-    from mcp_server.ingest.embed import Embedder
 
 EMBED_BATCH = 32
 
@@ -35,9 +32,8 @@ class Indexer:
         Raises:
             Conflict: the store holds another model's vectors.
         """
-        self.require_model(store)
         [vector] = await self._embedder.embed([query])
-        _require_dimensions(store, len(vector))
+        self._require_same(store, vector)
         return vector
 
     async def add(
@@ -55,30 +51,42 @@ class Indexer:
         Raises:
             Conflict: the store holds another model's vectors.
         """
-        if known is not None:
-            self.require_model(known)
-        vectors = await self._embed(draft, progress)
+        vectors = await self._embed(known, draft, progress)
         async with self._control.begin() as tx:
-            ids = await vector_rows.chunk_ids(tx, len(vectors))
-            store = known or await vector_rows.make_store(
+            ids = await rows.chunk_ids(tx, len(vectors))
+            store = known or await rows.make_store(
                 tx, op.principal.tenant, name, self._embedder.model, len(vectors[0])
             )
-        self.require_model(store)
-        _require_dimensions(store, len(vectors[0]))
+        self._require_same(store, vectors[0])
         entries = [
             Entry(key, piece.tokens, vector)
             for key, piece, vector in zip(ids, draft.pieces, vectors, strict=True)
         ]
         await self._engine.prepare(store, draft.name, draft.metadata, entries)
         async with self._control.begin() as tx:
-            version, before = await vector_rows.put_document(tx, store, draft)
+            version, before = await rows.put_document(tx, store, draft)
             await self._engine.retract(tx, store, [draft.name])
-            await vector_rows.put_chunks(tx, store, draft, ids)
+            await rows.put_chunks(tx, store, draft, ids)
             await self._engine.publish(tx, store, draft.name, draft.metadata, entries)
             await op.journal(tx, version=version, prev_version=before)
 
-    def require_model(self, store: Store) -> None:
-        """Refuse a store that was filled with another embedding model."""
+    async def _embed(
+        self, known: Store | None, draft: Draft, progress: Progress | None
+    ) -> list[Sequence[float]]:
+        """Return a vector per chunk."""
+        # White space says nothing, and a model's limit counts it.
+        bodies = [" ".join(piece.body.split()) for piece in draft.pieces]
+        vectors: list[Sequence[float]] = []
+        for first in range(0, len(bodies), EMBED_BATCH):
+            if progress is not None and first:
+                await progress(first, len(bodies), "embedding")
+            vectors += await self._embedder.embed(bodies[first : first + EMBED_BATCH])
+            if known is not None and not first:  # rather than after minutes of embedding
+                self._require_same(known, vectors[0])
+        return vectors
+
+    def _require_same(self, store: Store, vector: Sequence[float]) -> None:
+        """Refuse a store that was filled with another model; known only once the model answered."""
         if store.embedding_model != self._embedder.model:
             raise Conflict(
                 f"vector store {store.name!r} holds vectors of {store.embedding_model!r}, this "
@@ -86,22 +94,9 @@ class Indexer:
                 "ISTHMUS_EMBEDDINGS_MODEL back, use mode text, or fill a new store",
                 param="store",
             )
-
-    async def _embed(self, draft: Draft, progress: Progress | None) -> list[Sequence[float]]:
-        """Return a vector per chunk; no connection is held meanwhile."""
-        bodies = [piece.body.strip() for piece in draft.pieces]
-        vectors: list[Sequence[float]] = []
-        for first in range(0, len(bodies), EMBED_BATCH):
-            if progress is not None and first:
-                await progress(first, len(bodies), "embedding")
-            vectors += await self._embedder.embed(bodies[first : first + EMBED_BATCH])
-        return vectors
-
-
-def _require_dimensions(store: Store, size: int) -> None:
-    if store.dimensions != size:
-        raise Conflict(
-            f"vector store {store.name!r} holds vectors of {store.dimensions} dimensions, the "
-            f"embedding model now gives {size}; fill a new store",
-            param="store",
-        )
+        if store.dimensions != len(vector):
+            raise Conflict(
+                f"vector store {store.name!r} holds vectors of {store.dimensions} dimensions, the "
+                f"embedding model now gives {len(vector)}; use mode text, or fill a new store",
+                param="store",
+            )

@@ -1,0 +1,26 @@
+"""Vector stores: documents in, passages out."""
+
+from __future__ import annotations
+
+from mcp_server.services.vectors.results import (
+    VectorAdded,
+    VectorDeleted,
+    VectorDocument,
+    VectorItem,
+    VectorPage,
+    VectorResult,
+    VectorResults,
+)
+from mcp_server.services.vectors.service import Mode, VectorService
+
+__all__ = [
+    "Mode",
+    "VectorAdded",
+    "VectorDeleted",
+    "VectorDocument",
+    "VectorItem",
+    "VectorPage",
+    "VectorResult",
+    "VectorResults",
+    "VectorService",
+]
