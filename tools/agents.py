@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -9,6 +10,8 @@ from pydantic import Field
 from mcp_server.plugins import Call, tool
 from mcp_server.services.agents import AgentItem, AgentLimits, AgentPage
 from mcp_server.services.runs import RunItem, RunResult
+
+MARGIN_SECONDS = 0.5
 
 
 @tool(verb="write")
@@ -65,6 +68,9 @@ async def agent_run(
         if said is not None:
             await call.progress(event["seq"], None, said)
 
+    if call.deadline is not None:  # to answer with the run's id, not with a timeout
+        left = call.deadline - asyncio.get_running_loop().time() - MARGIN_SECONDS
+        wait_seconds = min(wait_seconds, max(left, 0))
     done = await call.services.runs.run(
         call.principal, agent, input, wait_seconds=wait_seconds, on_event=tell
     )

@@ -197,7 +197,7 @@ async def open_executor(
 ) -> AsyncGenerator[Executor]:
     """Yield an executor; runs that dead processes left are ended first, its own ones on the way out."""
     executor = Executor(store, work, followers, concurrency)
-    await executor.reap()
+    await through_outage(executor.reap)
     keeper = asyncio.create_task(executor.keep(), name="runs")
     try:
         yield executor

@@ -34,8 +34,11 @@ _STALE = text(
         status = case when cancel_requested then 'cancelled' else 'failed' end,
         error = case when cancel_requested then null else :error end,
         ended_at = clock_timestamp()
-    where status in ('queued', 'running')
-        and heartbeat_at < clock_timestamp() - make_interval(secs => :seconds)
+    where id in (
+        select id from runs where status in ('queued', 'running')
+            and heartbeat_at < clock_timestamp() - make_interval(secs => :seconds)
+        for update skip locked
+    )
     returning id, tenant, subject, status
     """
 ).bindparams(bindparam("error", type_=JsonText()))
