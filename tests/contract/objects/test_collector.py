@@ -6,7 +6,7 @@ import hashlib
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import timedelta
 from pathlib import Path
@@ -17,36 +17,16 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mcp_server.auth.principal import Principal
-from mcp_server.operation import Operations
 from mcp_server.services.objects import ObjectService, Schedule, blob_namespace, collecting
 from mcp_server.services.objects.collector import collect_garbage, sweep_orphans
-from mcp_server.storage.objects.file import FileStore, open_file_store
+from mcp_server.storage.objects.file import FileStore
 from mcp_server.storage.sql.embedded import Cluster
 from mcp_server.storage.sql.schema import objects as manifest
+from tests.contract.objects.streams import stored, stream
 
 AT_ONCE = Schedule(*[timedelta(milliseconds=5)] + [timedelta(0)] * 3)
 NEVER = timedelta(days=1)
 DEADLINE = 20
-
-
-@pytest.fixture
-async def blobs(tmp_path: Path) -> AsyncIterator[FileStore]:
-    async with open_file_store(tmp_path / "objects") as store:
-        yield store
-
-
-@pytest.fixture
-def objects(operations: Operations, control: AsyncEngine, blobs: FileStore) -> ObjectService:
-    return ObjectService(operations, control, blobs)
-
-
-async def stream(*chunks: bytes) -> AsyncGenerator[bytes]:
-    for chunk in chunks:
-        yield chunk
-
-
-async def stored(blobs: FileStore) -> set[str]:
-    return {blob.key async for blob in blobs.list()}
 
 
 async def shrunk_to(count: int, blobs: FileStore) -> None:
@@ -134,14 +114,14 @@ async def test_a_failing_store_does_not_stop_the_collector(
     principal: Principal,
     blobs: FileStore,
     control: AsyncEngine,
-    tmp_path: Path,
+    folder: Path,
 ) -> None:
     await objects.put(principal, "b", "k", text="x")
     await objects.delete(principal, "b", "k")
-    (tmp_path / "objects" / "incoming").rename(tmp_path / "away")
+    (folder / "incoming").rename(folder / "away")
     async with collecting(control, blobs, AT_ONCE):
         await anyio.sleep(0.05)  # time to fail in, if it could
-        (tmp_path / "away").rename(tmp_path / "objects" / "incoming")
+        (folder / "away").rename(folder / "incoming")
         await shrunk_to(0, blobs)
 
 
@@ -155,7 +135,7 @@ class Writer:
     """A process that puts objects until it is killed, and what it has said so far."""
 
     def __init__(self, *arguments: object) -> None:
-        script = Path(__file__).with_name("object_writer.py")
+        script = Path(__file__).with_name("writer.py")
         self.begun: dict[str, set[str]] = {}
         self.done: dict[str, str] = {}
         self.acknowledged = 0
@@ -193,12 +173,12 @@ async def test_kill_9_loses_no_acknowledged_object_and_shows_no_half_one(
     blobs: FileStore,
     control: AsyncEngine,
     cluster: Cluster,
-    tmp_path: Path,
+    folder: Path,
 ) -> None:
     expected: dict[str, set[str]] = {}
     acknowledged = 0
     for seed, count in enumerate((1, 20, 45, 70)):
-        writer = Writer(cluster.control_url, tmp_path / "objects", principal.tenant, seed)
+        writer = Writer(cluster.control_url, folder, principal.tenant, seed)
         await anyio.to_thread.run_sync(writer.kill_after, count)
         acknowledged += writer.acknowledged
         for key, digests in writer.begun.items():
@@ -229,4 +209,4 @@ async def test_kill_9_loses_no_acknowledged_object_and_shows_no_half_one(
     await sweep_orphans(control, blobs, timedelta(0))
     await collect_garbage(control, blobs, timedelta(0))
     assert await stored(blobs) == await named(control, principal)
-    assert list((tmp_path / "objects" / "incoming").iterdir()) == []
+    assert list((folder / "incoming").iterdir()) == []

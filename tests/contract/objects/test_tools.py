@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from mcp.server.subscriptions import InMemorySubscriptionBus
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mcp_server.auth.principal import Principal
 from mcp_server.bus import Bus
@@ -20,23 +17,17 @@ from mcp_server.plugins import load_plugins
 from mcp_server.server import IsthmusServer
 from mcp_server.services import Services
 from mcp_server.services.objects import ObjectService
-from mcp_server.storage.objects.file import open_file_store
 
 PIXEL = base64.b64encode(bytes(range(200, 256))).decode()
 
 
 @pytest.fixture
-async def bus(operations: Operations, control: AsyncEngine, tmp_path: Path) -> AsyncIterator[Bus]:
-    async with open_file_store(tmp_path / "objects") as blobs:
-        services = SimpleNamespace(objects=ObjectService(operations, control, blobs))
-        server = IsthmusServer(
-            load_plugins(),
-            cast("Services", services),
-            operations,
-            secret=bytes(32),
-            bus=InMemorySubscriptionBus(),
-        )
-        yield Bus(server)
+def bus(operations: Operations, objects: ObjectService) -> Bus:
+    services = cast("Services", SimpleNamespace(objects=objects))
+    server = IsthmusServer(
+        load_plugins(), services, operations, secret=bytes(32), bus=InMemorySubscriptionBus()
+    )
+    return Bus(server)
 
 
 async def call(bus: Bus, principal: Principal, tool: str, **arguments: Any) -> Any:
