@@ -51,17 +51,14 @@ async def run_loop(
 ) -> AsyncGenerator[LoopEvent, None]:
     """Answer a chat request with the toolbox's tools, as a stream of events that ends with Finished.
 
-    `request` is an OpenAI chat body whose `model` is the id that `model` knows. It is not changed,
-    and every field but `messages`, `tools`, `tool_choice` and `stream` goes to each turn as it is.
-    `client_tools` are the names among its `tools` that the client runs itself: a call to one ends
-    the loop, after the server's own calls of that turn. A client's tool hides one of the server of
-    the same name. A forced `tool_choice` holds for the first turn only, for else no turn could
-    answer. Text of every turn is part of the one answer, turns apart by a blank line; if
-    `response_format` asks for JSON, only the last turn's text is. With `steps`, call n has the
-    idempotency key `STEPS/n`.
+    `request` is an OpenAI chat body whose `model` is the id that `model` knows; it is not changed,
+    and its further fields go to each turn. `client_tools` are those of its `tools` that the client
+    runs: a call to one ends the loop, after the server's own calls of that turn, and one hides a
+    server's tool of its name. A forced `tool_choice` holds for the first turn only, or no turn could
+    answer. Every turn's text is part of the one answer, apart by a blank line; if `response_format`
+    asks for JSON, only the last turn's is. With `steps`, call n has the idempotency key `STEPS/n`.
 
-    Close the generator (`aclosing`) or cancel its task to stop: the model's stream and a running
-    tool end with it.
+    Close the generator or cancel its task to stop: the model's stream and a running tool end too.
 
     Raises:
         AppError: the model failed, or the caller's rights are gone.
