@@ -12,6 +12,7 @@ from mcp_server.errors import ConfigurationError
 from mcp_server.health import Check
 from mcp_server.ingest.embed import Embedder, open_embedder
 from mcp_server.llm.router import Router, open_router
+from mcp_server.services.objects import blob_namespace
 from mcp_server.settings import Settings
 from mcp_server.storage.objects import BlobStore
 from mcp_server.storage.objects.file import open_file_store
@@ -65,7 +66,9 @@ async def open_engines(settings: Settings, sql_secret: bytes) -> AsyncGenerator[
                 timeout_seconds=settings.sql_timeout_seconds,
             )
         )
-        blobs = await stack.enter_async_context(open_file_store(settings.data_dir / "objects"))
+        # Each control database keeps its blobs apart: what its rows do not name is swept away.
+        folder = settings.data_dir / "objects" / await blob_namespace(control)
+        blobs = await stack.enter_async_context(open_file_store(folder))
         router = await stack.enter_async_context(open_router(settings))
         embedder = await stack.enter_async_context(open_embedder(settings))
         yield Engines(
@@ -75,14 +78,18 @@ async def open_engines(settings: Settings, sql_secret: bytes) -> AsyncGenerator[
             vectors=PostgresVectors(control),
             embedder=embedder,
             router=router,
-            checks=_checks(control, router),
+            checks=_checks(control, blobs, router),
         )
 
 
-def _checks(control: AsyncEngine, router: Router) -> dict[str, Check]:
+def _checks(control: AsyncEngine, blobs: BlobStore, router: Router) -> dict[str, Check]:
     async def control_answers() -> str:
         await answers(control)
         return "PostgreSQL answers"
+
+    async def objects_answer() -> str:
+        await blobs.answers()
+        return "the blob store answers"
 
     async def models_answer() -> str:
         models = await router.models()
@@ -91,4 +98,4 @@ def _checks(control: AsyncEngine, router: Router) -> dict[str, Check]:
             raise ConnectionError("no model answers")
         return f"{len(well)} of {len(models)} models answer"
 
-    return {"control": control_answers, "llm": models_answer}
+    return {"control": control_answers, "objects": objects_answer, "llm": models_answer}
