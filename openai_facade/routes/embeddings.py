@@ -9,6 +9,7 @@ import orjson
 from mcp_server.auth.principal import current_principal
 from mcp_server.doors import DeclaredRoute
 from mcp_server.errors import NotFound
+from mcp_server.llm.router import DEFAULT
 from openai_facade.endpoint import declare
 from openai_facade.exchange import Exchange
 from openai_facade.facade import Facade
@@ -37,9 +38,11 @@ async def _create(facade: Facade, exchange: Exchange) -> None:
         exchange.while_connected(),
         facade.operations(principal, "run", f"model://{request.model}", metered=True),
     ):
-        _require_fit(request, facade.embedder)
+        _require_model(request, facade.embedder)
+        _require_dimensions(request, facade.embedder.dimensions)
         texts, tokens = _texts(request)
         vectors = await facade.embedder.embed(texts)
+        _require_dimensions(request, len(vectors[0]))
         if request.encoding == "base64":
             answer = embedding_list(
                 request.model, [encode_base64(each) for each in vectors], tokens
@@ -49,18 +52,22 @@ async def _create(facade: Facade, exchange: Exchange) -> None:
         await exchange.answer(orjson.dumps(answer))
 
 
-def _require_fit(request: EmbeddingRequest, embedder: Embedder) -> None:
-    if request.model not in ("default", embedder.model):
+def _require_model(request: EmbeddingRequest, embedder: Embedder) -> None:
+    if request.model not in (DEFAULT, embedder.model):
         raise NotFound(
-            f"The model '{request.model}' does not embed here; use 'default' or "
+            f"The model '{request.model}' does not embed here; use '{DEFAULT}' or "
             f"'{embedder.model}'.",
             param="model",
         )
-    if request.dimensions not in (None, embedder.dimensions):
+
+
+def _require_dimensions(request: EmbeddingRequest, offered: int) -> None:
+    """Refuse a length that is not the embedder's own; `offered` is 0 while that is not known."""
+    if request.dimensions is not None and offered and request.dimensions != offered:
         raise unsupported(
             "dimensions",
-            f"'{embedder.model}' has {embedder.dimensions} dimensions and no others; send "
-            f"{embedder.dimensions} or leave it out.",
+            f"'{request.model}' has {offered} dimensions and no others; send {offered} or leave "
+            "it out.",
         )
 
 

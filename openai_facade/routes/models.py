@@ -46,7 +46,8 @@ async def _models(facade: Facade, principal: Principal) -> list[dict[str, Any]]:
     page = await facade.services.models.list(principal)
     found = {item["id"]: item["upstream"] for item in page["items"]}
     own = facade.embedder.model
-    if policy.scope(principal, "read", "model").admits(f"model://{own}"):
+    seen = policy.scope(principal, "read", "model")
+    if own != DEFAULT and seen.admits(f"model://{own}"):  # an upstream's may have no name yet
         found.setdefault(own, _OWNER)
     return [_object(facade, model_id, owner) for model_id, owner in found.items()]
 

@@ -66,6 +66,15 @@ async def test_the_dimensions_that_the_embedder_has_are_accepted(client: AsyncOp
     assert len(answer.data[0].embedding) == 3
 
 
+async def test_dimensions_are_checked_also_where_only_the_answer_tells_them(
+    client: AsyncOpenAI, door: Door
+) -> None:
+    door.embedder.dimensions = 0  # an upstream that was not asked yet
+    await client.embeddings.create(model="default", input="x", dimensions=3)
+    with pytest.raises(openai.BadRequestError, match="has 3 dimensions"):
+        await client.embeddings.create(model="default", input="x", dimensions=2)
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "other dimensions": ({"dimensions": 2}, "dimensions", "unsupported_value"),
     "no dimensions": ({"dimensions": 0}, "dimensions", "invalid_value"),
