@@ -17,7 +17,7 @@ from mcp_server.auth.keys import KeyService
 from mcp_server.auth.principal import Principal
 from mcp_server.bus import Bus, ToolSpec
 from mcp_server.completions import add_completions
-from mcp_server.doors import Gate
+from mcp_server.doors import DeclaredRoute, Gate
 from mcp_server.engines import Engines, open_engines
 from mcp_server.handshake import add_handshake_methods
 from mcp_server.limits import Limits
@@ -170,7 +170,7 @@ async def open_http(runtime: Runtime, role: Role = "all") -> AsyncGenerator[Http
         yield HttpApp(app, gate, runtime.server)
 
 
-def _openai_routes(runtime: Runtime, gate: Gate) -> list:
+def _openai_routes(runtime: Runtime, gate: Gate) -> list[DeclaredRoute]:
     from openai_facade import app as facade_app
     from openai_facade import errors as facade_errors
     from openai_facade.facade import Facade, servers_for_models

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -60,7 +60,7 @@ class Audit:
         self._arrived.set()
 
     @asynccontextmanager
-    async def writing(self, control: AsyncEngine) -> AsyncIterator[None]:
+    async def writing(self, control: AsyncEngine) -> AsyncGenerator[None]:
         """Write queued records while the context is open, and the rest on the way out."""
         writer = asyncio.create_task(self._write_forever(control), name="audit")
         try:

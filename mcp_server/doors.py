@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Literal
 
@@ -161,7 +161,7 @@ class Gate:
         return limited
 
     @contextmanager
-    def track(self, principal: Principal, *, streams: bool) -> Iterator[None]:
+    def track(self, principal: Principal, *, streams: bool) -> Generator[None]:
         """Let the body be cut when the key dies or, if it streams, when the server stops."""
         with anyio.CancelScope() as scope:
             group = self._live.setdefault(principal.key_id, set()) if principal.key_id else None
@@ -184,7 +184,7 @@ class Gate:
             scope.cancel()
 
     @asynccontextmanager
-    async def watching(self) -> AsyncIterator[None]:
+    async def watching(self) -> AsyncGenerator[None]:
         """Cut requests of dead keys while the context is open."""
         watcher = asyncio.create_task(self._watch_forever(), name="key-watch")
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -81,7 +81,7 @@ class Operations:
         egress: bool = False,
         labels: tuple[str, ...] = (),
         metered: bool = False,
-    ) -> AsyncIterator[Operation]:
+    ) -> AsyncGenerator[Operation]:
         """Run the body as one operation.
 
         `deadline` is in the event loop's time (`loop.time()`). `metered` is for requests that arrive at

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, TypeVar
 
 from mcp.server.mcpserver import Context, MCPServer
@@ -223,7 +223,7 @@ def _load_file(path: Path, name: str) -> ModuleType:
 def _declarations(module: ModuleType) -> Iterator[Declaration]:
     for value in vars(module).values():
         # A function that a file imports from another one is declared there.
-        if callable(value) and getattr(value, "__module__", None) == module.__name__:
+        if isinstance(value, FunctionType) and value.__module__ == module.__name__:
             yield from _declared.get(value, ())
 
 

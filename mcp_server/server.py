@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ _invocation: ContextVar[Invocation] = ContextVar("isthmus_invocation", default=_
 
 
 @contextmanager
-def invoking(invocation: Invocation) -> Iterator[None]:
+def invoking(invocation: Invocation) -> Generator[None]:
     """Give the requests made inside their key and deadline."""
     token = _invocation.set(invocation)
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from typing import Any
+from typing import Any, cast
 
 import orjson
 from mcp.server.mcpserver import Context
@@ -54,6 +54,7 @@ class DeclaredTool(Tool):
         return cls(
             fn=fn,
             name=declaration.name,
+            title=None,
             description=inspect.getdoc(fn) or "",
             parameters=schema,
             fn_metadata=_published(metadata),
@@ -124,19 +125,23 @@ def _published(metadata: FuncMetadata) -> FuncMetadata:
     return metadata
 
 
-def _plain(schema: Any) -> Any:
+def _plain(schema: dict[str, Any]) -> dict[str, Any]:
     """Drop pydantic's generated titles: they repeat the names, and a model pays for every word."""
-    if isinstance(schema, list):
-        return [_plain(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    return {
-        key: {name: _plain(item) for name, item in value.items()}
-        if key in {"properties", "$defs"}
-        else _plain(value)
-        for key, value in schema.items()
-        if not (key == "title" and isinstance(value, str))
-    }
+    plain: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key in {"properties", "$defs"}:
+            plain[key] = {name: _plain(item) for name, item in value.items()}
+        elif isinstance(value, dict):
+            plain[key] = _plain(cast("dict[str, Any]", value))
+        elif isinstance(value, list):
+            plain[key] = [_plain_item(item) for item in cast("list[Any]", value)]
+        elif key != "title":
+            plain[key] = value
+    return plain
+
+
+def _plain_item(item: Any) -> Any:
+    return _plain(cast("dict[str, Any]", item)) if isinstance(item, dict) else item
 
 
 def _json(value: Any) -> str:

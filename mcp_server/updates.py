@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 import anyio.lowlevel
@@ -47,7 +47,7 @@ class Updates:
         return lambda: self._listeners.pop(token, None) and None
 
     @asynccontextmanager
-    async def following(self, control: AsyncEngine) -> AsyncIterator[None]:
+    async def following(self, control: AsyncEngine) -> AsyncGenerator[None]:
         """Deliver journalled changes while the context is open."""
         follower = asyncio.create_task(self._follow_forever(control), name="updates")
         try:

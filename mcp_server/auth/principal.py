@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ def current_principal() -> Principal:
 
 
 @contextmanager
-def acting_as(principal: Principal) -> Iterator[None]:
+def acting_as(principal: Principal) -> Generator[None]:
     """Make `principal` the caller of everything inside, tasks started there included."""
     token = _current.set(principal)
     try:

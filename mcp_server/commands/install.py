@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import platformdirs
 
@@ -76,7 +76,7 @@ def _file(client: str) -> tuple[Path, str]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
@@ -85,7 +85,7 @@ def _read(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(settings, dict):
         raise ConfigurationError(f"{path} does not hold a JSON object; mend it first")
-    return settings
+    return cast("dict[str, Any]", settings)
 
 
 def _write(path: Path, text: str) -> None:

@@ -54,8 +54,8 @@ def lookup(root: object, reference: str) -> Any:
 def merge(first: Schema, second: Schema) -> dict[str, Any]:
     """Join two schemas that hold at the same time: properties and required add up, else `second` wins."""
     joined = {**first, **second}
-    if first.get("properties") and second.get("properties"):
+    if "properties" in first and "properties" in second:
         joined["properties"] = {**first["properties"], **second["properties"]}
-    if first.get("required") and second.get("required"):
+    if "required" in first and "required" in second:
         joined["required"] = list(dict.fromkeys([*first["required"], *second["required"]]))
     return joined

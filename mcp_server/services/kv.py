@@ -156,10 +156,9 @@ class KvService:
         cursor: str | None = None,
     ) -> KvPage:
         """Return a page of items in byte order of their keys."""
-        names.container(namespace, "namespace")
+        base = _base(namespace)
         start, size = names.prefix(prefix), names.page_size(limit)
         after = names.decode_cursor(cursor)
-        base = f"kv://{namespace}/"
         visible = policy.scope(principal, "read", "kv").within(base)
         async with self._operation(principal, "read", f"{base}{start}*"):
             query = (
@@ -181,7 +180,12 @@ class KvService:
 
 
 def _uri(namespace: str, key: str) -> str:
-    return f"kv://{names.container(namespace, 'namespace')}/{names.key(key)}"
+    return f"{_base(namespace)}{names.key(key)}"
+
+
+def _base(namespace: str) -> str:
+    """A namespace may hold slashes; encoded, `a/b` is never mistaken for a key of the namespace `a`."""
+    return f"kv://{names.container(namespace, 'namespace').replace('/', '%2F')}/"
 
 
 def _at(principal: Principal, namespace: str, key: str) -> ColumnElement[bool]:

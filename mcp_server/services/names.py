@@ -44,18 +44,16 @@ def key(value: str, param: str = "key") -> str:
     """
     if not value:
         raise InvalidInput(f"{param}: it is empty; give at least one character", param=param)
+    if len(value) > MAX_KEY_BYTES or len(value.encode("utf-8", "replace")) > MAX_KEY_BYTES:
+        raise InvalidInput(
+            f"{param}: it is longer than the {MAX_KEY_BYTES} bytes allowed; shorten it", param=param
+        )
     for char in value:
         if unicodedata.category(char) in _FORBIDDEN_CATEGORIES or char in _BIDI:
             raise InvalidInput(
                 f"{param}: the character U+{ord(char):04X} is not allowed in a key; leave it out",
                 param=param,
             )
-    size = len(value.encode())
-    if size > MAX_KEY_BYTES:
-        raise InvalidInput(
-            f"{param}: {size} bytes are more than the {MAX_KEY_BYTES} allowed; shorten it",
-            param=param,
-        )
     return value
 
 

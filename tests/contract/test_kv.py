@@ -65,7 +65,8 @@ async def test_what_json_has_not_is_refused(
 async def test_versions_rise_and_are_never_used_again(kv: KvService, principal: Principal) -> None:
     seen: list[int] = []
     for name in ("a", "b", "a"):
-        seen.append((await kv.set(principal, "default", name, 1))["version"])
+        written = await kv.set(principal, "default", name, 1)
+        seen.append(written["version"])
     assert (await kv.delete(principal, "default", "a"))["deleted"] is True
     seen.append((await kv.set(principal, "default", "a", 1, expected_version=0))["version"])
     assert seen == sorted(set(seen))
@@ -204,3 +205,16 @@ async def test_each_change_is_journalled_in_its_transaction(
     assert {row["uri"] for row in rows} == {"kv://default/k"}
     rest, again = await journal.read(control, principal.tenant, position, 10)
     assert (rest, again) == ([], position)
+
+
+async def test_a_namespace_with_a_slash_is_not_a_key_of_another(
+    kv: KvService, principal: Principal
+) -> None:
+    await kv.set(principal, "a/b", "k", 1)
+    narrow = Principal(principal.tenant, "n", frozenset({"read:kv://a/*"}))
+    with pytest.raises(Forbidden):
+        await kv.get(narrow, "a/b", "k")
+    with pytest.raises(Forbidden):
+        await kv.list(narrow, "a/b")
+    wide = Principal(principal.tenant, "w", frozenset({"read:kv://a%2Fb/*"}))
+    assert (await kv.get(wide, "a/b", "k"))["value"] == 1

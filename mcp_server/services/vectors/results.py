@@ -24,7 +24,7 @@ class VectorAdded(TypedDict):
 class VectorResult(TypedDict):
     """One passage; `text` stands at characters `start` to `end` (exclusive) of its document.
 
-    `score`: cosine similarity for mode dense, BM25 for text, the sum of 1 / (60 + rank) over both
+    `score`: cosine similarity for mode dense, BM25 for text, the sum of 1 / (60 + rank) over the
     rankings for hybrid. Scores of different modes or stores do not compare.
     """
 
@@ -68,7 +68,7 @@ def best_passages(store: Store, mode: str, k: int) -> Finish[list[VectorResult]]
     async def finish(tx: AsyncConnection, hits: Hits) -> list[VectorResult]:
         ranked: Sequence[Hit] = {"dense": hits.dense, "text": hits.text}.get(mode, ())
         if mode == "hybrid":
-            ranked = fuse(hits.dense, hits.text)
+            ranked = fuse(hits)
         results: list[VectorResult] = []
         for first in range(0, len(ranked), k):
             some = ranked[first : first + k]

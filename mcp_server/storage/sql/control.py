@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import asyncpg
+import asyncpg  # pyright: ignore[reportMissingTypeStubs]  its sources are the only word on types
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -21,7 +21,7 @@ POOL_SIZE = 10
 
 
 @asynccontextmanager
-async def open_control(url: str, *, pool_size: int = POOL_SIZE) -> AsyncIterator[AsyncEngine]:
+async def open_control(url: str, *, pool_size: int = POOL_SIZE) -> AsyncGenerator[AsyncEngine]:
     """Yield the migrated control database.
 
     Raises:

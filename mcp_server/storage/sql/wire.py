@@ -80,7 +80,12 @@ class _TextConnection(asyncpg.Connection):
     def take_as_text(self, oid: int, name: str) -> None:
         protocol_: Any = self._protocol
         settings = protocol_.get_settings()
-        settings.add_python_codec(oid, name, "pg_catalog", [], "scalar", str, str, "text")
+        settings.add_python_codec(oid, name, "pg_catalog", [], "scalar", str, _text, "text")
+
+
+def _text(value: str | bytes) -> str:
+    """Return a value as text: of the type "char" asyncpg hands over the bytes."""
+    return value if isinstance(value, str) else value.decode("utf-8", "backslashreplace")
 
 
 class _Meter(asyncio.Protocol):

@@ -68,10 +68,15 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Hits:
-    """The hits by vector and by tokens, each best first, ties by id."""
+    """The hits by vector and by tokens, each best first, ties by id.
+
+    `weight` is the sum of the weights of all terms that were asked for, those included that no chunk
+    holds: about what a chunk scores that holds each of them once.
+    """
 
     dense: tuple[Hit, ...] = ()
     text: tuple[Hit, ...] = ()
+    weight: float = 0.0
 
 
 Finish = Callable[[AsyncConnection, Hits], Awaitable[T]]

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import orjson
@@ -126,13 +126,12 @@ class PostgresVectors:
 
     async def search(self, store: Store, query: Query, finish: Finish[T]) -> T:
         async with self._snapshots.connect() as tx:
-            dense: tuple[Hit, ...] = ()
-            matched: tuple[Hit, ...] = ()
-            if query.vector is not None:
-                dense = await _nearest(tx, store, query, query.vector)
+            hits = Hits()
             if query.tokens:
-                matched = await _matching(tx, store, query, query.tokens)
-            return await finish(tx, Hits(dense, matched))
+                hits = await _matching(tx, store, query, query.tokens)
+            if query.vector is not None:
+                hits = replace(hits, dense=await _nearest(tx, store, query, query.vector))
+            return await finish(tx, hits)
 
 
 def _row(entry: Entry) -> dict[str, Any]:
@@ -201,12 +200,12 @@ async def _nearest(
     return tuple(Hit(row[0], 1 - row[1]) for row in rows if math.isfinite(row[1]))
 
 
-async def _matching(
-    tx: AsyncConnection, store: Store, query: Query, tokens: Sequence[str]
-) -> tuple[Hit, ...]:
-    terms, average = await _terms(tx, store, tokens)
+async def _matching(tx: AsyncConnection, store: Store, query: Query, tokens: Sequence[str]) -> Hits:
+    asked, average = await _terms(tx, store, tokens)
+    weight = sum(term.weight for term in asked)
+    terms = [term for term in asked if term.frequency]
     if not terms:
-        return ()
+        return Hits(weight=weight)
     # Common terms tell little and match much: they only choose if the rare ones find too few.
     rare = _rarest(terms)
     hits = await _score(tx, store, query, terms, average, rare)
@@ -214,25 +213,23 @@ async def _matching(
         more = await _score(tx, store, query, terms, average, terms)
         both = {hit.id: hit for hit in (*hits, *more)}.values()
         hits = sorted(both, key=lambda hit: (-hit.score, hit.id))[: query.depth]
-    return tuple(hits)
+    return Hits(text=tuple(hits), weight=weight)
 
 
 async def _terms(
     tx: AsyncConnection, store: Store, tokens: Sequence[str]
 ) -> tuple[list[_Term], float]:
-    """Return the terms that the store has, rarest first, and the average length of its chunks."""
+    """Return the query's terms, rarest first, and the average length of the store's chunks."""
     counts = Counter(tokens)
     lexemes = list(counts)[:MAX_QUERY_TERMS]
     at = {"store": store.id, "tenant": store.tenant}
     chunks, average = (await tx.execute(_SIZES, at)).one()
     queries = [_quoted(lexeme) for lexeme in lexemes]
     rows = await tx.execute(_FREQUENCIES, at | {"terms": lexemes, "queries": queries})
-    found = [
-        _Term(term, frequency, counts[term] * idf(chunks, frequency))
-        for term, frequency in rows
-        if frequency
+    terms = [
+        _Term(term, frequency, counts[term] * idf(chunks, frequency)) for term, frequency in rows
     ]
-    return sorted(found, key=lambda term: (term.frequency, term.lexeme)), float(average)
+    return sorted(terms, key=lambda term: (term.frequency, term.lexeme)), float(average)
 
 
 def _rarest(terms: Sequence[_Term]) -> list[_Term]:

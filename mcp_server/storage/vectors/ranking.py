@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
-from mcp_server.storage.vectors import Hit
+from mcp_server.storage.vectors import Hit, Hits
 
 # Robertson and Zaragoza, The Probabilistic Relevance Framework (2009): the usual values.
 K1 = 1.2
 B = 0.75
 # Cormack, Clarke and Buettcher, Reciprocal Rank Fusion (2009).
 RRF_K = 60
+# What a passage must cover of a query's weight to have a say in the fusion. Ranks alone would let
+# one that shares only "how do I" stand beside the best by meaning: recall@5 of English questions
+# was 0.85 without it, against 1.0 by meaning alone and 1.0 with it (0.25 to 0.5 are alike).
+TELLING = 0.25
 
 
 def idf(chunks: int, with_term: int) -> float:
@@ -19,10 +22,14 @@ def idf(chunks: int, with_term: int) -> float:
     return math.log1p((chunks - with_term + 0.5) / (with_term + 0.5))
 
 
-def fuse(*rankings: Sequence[Hit]) -> list[Hit]:
-    """Return the hits of all rankings, best first; a score is the sum of 1 / (60 + rank)."""
+def fuse(hits: Hits) -> list[Hit]:
+    """Return the hits of both rankings, best first; a score is the sum of 1 / (60 + rank).
+
+    A hit by words that covers too little of the query is left to its rank by meaning.
+    """
+    telling = [hit for hit in hits.text if hit.score >= TELLING * hits.weight]
     scores: dict[int, float] = {}
-    for ranking in rankings:
+    for ranking in (hits.dense, telling):
         for rank, hit in enumerate(ranking, start=1):
             scores[hit.id] = scores.get(hit.id, 0.0) + 1 / (RRF_K + rank)
     fused = [Hit(key, score) for key, score in scores.items()]

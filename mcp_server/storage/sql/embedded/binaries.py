@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -18,6 +19,9 @@ from mcp_server.storage.sql.embedded.account import Account
 
 MAJOR = "18"
 """The major version of every cluster: the wheel holds several, and their data files differ."""
+
+SYNC_METHOD = "syncfs" if sys.platform == "linux" else "fsync"
+"""How all files of a cluster reach the disk: one call, where there is one, takes a tenth of the time."""
 
 COPYING = "copy-"
 """How the names of unfinished copies begin."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mcp_server.errors import ConfigurationError
 from mcp_server.storage.sql.embedded.account import Account
-from mcp_server.storage.sql.embedded.binaries import COPYING, MAJOR, run
+from mcp_server.storage.sql.embedded.binaries import COPYING, MAJOR, SYNC_METHOD, run
 from mcp_server.storage.sql.embedded.locks import open_private
 
 OWNER = "isthmus"
@@ -19,6 +19,15 @@ DATA_DATABASE = "isthmus_data"
 
 _LIMIT_SECONDS = 120.0
 _STAGING = "initdb-"
+
+_OPTIONS = (
+    f"--username={OWNER}",
+    "--auth=scram-sha-256",
+    "--encoding=UTF8",
+    # The builtin locale sorts and folds Unicode alike on every platform and libc.
+    *("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
+    "--no-sync",  # all is synced at once, at the end
+)
 
 _DATABASES = f"""\
 CREATE DATABASE {CONTROL_DATABASE};
@@ -70,11 +79,15 @@ def initialise(directory: Path, account: Account, binaries: Path, password: str)
     account.own(staging)
     try:
         fresh = staging / "pgdata"
-        _initdb(account, binaries, fresh, _password_file(staging, account, password))
+        secret = _password_file(staging, account, password)
+        _initdb(account, binaries, fresh, *_OPTIONS, f"--pwfile={secret}")
         _execute(account, binaries, fresh, "postgres", _DATABASES)
         _execute(account, binaries, fresh, CONTROL_DATABASE, _EXTENSIONS)
+        _initdb(account, binaries, fresh, "--sync-only", f"--sync-method={SYNC_METHOD}")
         fresh.rename(directory / "pgdata")
         _sync(directory)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"no database could be set up in {directory}: {error}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -94,17 +107,14 @@ def _password_file(staging: Path, account: Account, password: str) -> Path:
     return path
 
 
-def _initdb(account: Account, binaries: Path, pgdata: Path, password_file: Path) -> None:
-    # The builtin locale sorts and folds Unicode alike on every platform and libc.
-    locale = ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-    access = ["--auth=scram-sha-256", f"--pwfile={password_file}", f"--username={OWNER}"]
-    arguments = [f"--pgdata={pgdata}", "--encoding=UTF8", *locale, *access]
-    run(account, binaries / "bin" / "initdb", *arguments, seconds=_LIMIT_SECONDS)
+def _initdb(account: Account, binaries: Path, pgdata: Path, *options: str) -> None:
+    program = binaries / "bin" / "initdb"
+    run(account, program, f"--pgdata={pgdata}", *options, seconds=_LIMIT_SECONDS)
 
 
 def _execute(account: Account, binaries: Path, pgdata: Path, database: str, sql: str) -> None:
     """Run statements in single-user mode: no socket, no other session, the first error ends it."""
-    single = ["--single", "-D", pgdata, "-c", "exit_on_error=on", database]
+    single = ["--single", "-D", pgdata, "-c", "exit_on_error=on", "-c", "fsync=off", database]
     run(account, binaries / "bin" / "postgres", *single, feed=sql, seconds=_LIMIT_SECONDS)
 
 

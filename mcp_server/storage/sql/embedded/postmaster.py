@@ -13,7 +13,7 @@ from typing import Literal
 
 from mcp_server.errors import ConfigurationError
 from mcp_server.storage.sql.embedded.account import Account
-from mcp_server.storage.sql.embedded.binaries import complaint, run
+from mcp_server.storage.sql.embedded.binaries import SYNC_METHOD, complaint, run
 from mcp_server.storage.sql.embedded.locks import POLL_SECONDS, is_locked, open_private, try_lock
 from mcp_server.storage.sql.embedded.sockets import PORT, SOCKET_NAME, ensure_private
 
@@ -31,6 +31,7 @@ _SETTINGS = {
     "io_method": "sync",  # three processes fewer than the default's worker pool
     "max_logical_replication_workers": "0",  # and one more
     "client_connection_check_interval": "1s",  # a query whose client is dead ends
+    "recovery_init_sync_method": SYNC_METHOD,
     "log_min_messages": "log",  # starts and crashes; never the statements of tenants
     "log_min_error_statement": "panic",
     "log_checkpoints": "off",
