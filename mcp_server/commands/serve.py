@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
+import signal
 import socket
+from collections.abc import Generator
+from contextlib import contextmanager
 
 import uvicorn
 
@@ -67,6 +71,14 @@ class _Server(uvicorn.Server):
         )
         self._http = http
         self._url = url
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Stop on SIGTERM and SIGINT and end well: uvicorn would raise the signal again afterwards."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
