@@ -63,7 +63,7 @@ def socket_of(cluster: Cluster) -> Path:
 
 async def eventually(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(SECONDS):
-        while not condition():  # noqa: ASYNC110 - what it waits for happens in other processes
+        while not condition():
             await asyncio.sleep(0.005)
 
 

@@ -145,5 +145,7 @@ async def test_a_stale_process_id_that_now_belongs_to_another_program_is_no_obst
 @contextmanager
 def other_program(user: str) -> Generator[int]:
     with subprocess.Popen(["/bin/sleep", "300"], user=user) as process:
-        yield process.pid
-        process.kill()
+        try:
+            yield process.pid
+        finally:
+            process.kill()
