@@ -16,6 +16,7 @@ from mcp_server.services.vectors.content import pieces
 from mcp_server.services.vectors.rows import Draft
 from mcp_server.storage.vectors import (
     Entry,
+    Hit,
     Hits,
     Query,
     Restriction,
@@ -73,6 +74,7 @@ async def seen(
         return Hits(
             tuple(hit for hit in hits.dense if hit.id in known),
             tuple(hit for hit in hits.text if hit.id in known),
+            hits.weight,
         )
 
     [vector] = await HashedWords().embed([text])
@@ -94,7 +96,16 @@ async def test_what_is_published_is_found_by_vector_and_by_words(
     assert ids(hits.dense) == [near, far]
     assert ids(hits.text) == [near]
     assert hits.dense[0].score == pytest.approx(1, abs=1e-5)
-    assert hits.text[0].score == pytest.approx(2 * idf(2, 1) * 2.2 / 2.2, rel=1e-6)
+    assert hits.text[0].score == pytest.approx(2 * idf(2, 1), rel=1e-6)
+
+
+async def test_the_weight_of_a_query_counts_the_words_that_nobody_has(
+    control: AsyncEngine, engine: VectorEngine, principal: Principal
+) -> None:
+    store = await make_store(control, principal, "s")
+    await put(control, engine, store, "d", "alpha beta")
+    hits = await seen(engine, store, "alpha unheard alpha")
+    assert hits.weight == pytest.approx(2 * idf(1, 1) + idf(1, 0), rel=1e-6)
 
 
 async def test_a_transaction_that_rolls_back_shows_and_hides_nothing(
@@ -132,7 +143,8 @@ async def test_stores_and_tenants_never_see_each_other(
     own = await put(control, engine, mine, "d", "alpha")
     await put(control, engine, theirs, "d", "alpha")
     forged = Store(theirs.id, principal.tenant, "s", theirs.embedding_model, theirs.dimensions)
-    assert await seen(engine, forged, "alpha") == Hits()
+    hits = await seen(engine, forged, "alpha")
+    assert hits.dense == hits.text == ()
     hits = await seen(engine, mine, "alpha")
     assert ids(hits.dense) == ids(hits.text) == [own]
 
@@ -193,8 +205,11 @@ async def test_an_unknown_engine_is_refused_by_its_scheme(control: AsyncEngine) 
 
 
 def test_fusion_adds_reciprocal_ranks() -> None:
-    from mcp_server.storage.vectors import Hit
-
-    fused = fuse([Hit(1, 0.9), Hit(2, 0.8)], [Hit(2, 7.0), Hit(3, 5.0)])
+    fused = fuse(Hits((Hit(1, 0.9), Hit(2, 0.8)), (Hit(2, 7.0), Hit(3, 5.0)), weight=8.0))
     assert ids(fused) == [2, 1, 3]
     assert fused[0].score == pytest.approx(1 / 61 + 1 / 62)
+
+
+def test_a_passage_that_shares_only_common_words_has_no_say_in_the_fusion() -> None:
+    fused = fuse(Hits((Hit(1, 0.9), Hit(2, 0.8)), (Hit(3, 1.0), Hit(2, 0.9)), weight=8.0))
+    assert ids(fused) == [1, 2]
