@@ -21,6 +21,7 @@ from mcp_server.errors import ConfigurationError
 from mcp_server.storage.sql.embedded import Cluster, open_cluster
 
 ROOT = Path(__file__).parents[3]
+IMPORTS = {"PYTHONPATH": f"{ROOT}:{Path(asyncpg.__file__).parents[1]}"}
 SECONDS = 60.0
 LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 """How asyncpg says that the server has died, depending on the moment."""
@@ -156,7 +157,7 @@ async def member(
 
 
 def _spawn(*arguments: str | Path, user: str | None) -> subprocess.Popen[str]:
-    python, environment = sys.executable, {**os.environ, "PYTHONPATH": str(ROOT)}
+    python, environment = sys.executable, {**os.environ, **IMPORTS}
     switch: dict[str, Any] = {}
     if user:
         python, environment = _python_of(user)
@@ -175,8 +176,7 @@ def _spawn(*arguments: str | Path, user: str | None) -> subprocess.Popen[str]:
 
 def _python_of(user: str) -> tuple[str, dict[str, str]]:
     """An interpreter and an environment with which this user can import us, or the test is skipped."""
-    packages = Path(asyncpg.__file__).parents[1]
-    environment = {"PYTHONPATH": f"{ROOT}:{packages}", "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {**IMPORTS, "PYTHONDONTWRITEBYTECODE": "1"}
     for python in (sys.executable, "/usr/bin/python3"):
         check = [python, "-c", "import mcp_server.storage.sql.embedded, asyncpg"]
         options: dict[str, Any] = {"user": user, "extra_groups": [], "env": environment, "cwd": "/"}
