@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -12,27 +13,69 @@ from mcp_server.commands.demo.tour import StepFailed, Tour
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, AsyncStream
-    from openai.types.chat import ChatCompletionChunk
+    from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 
 AGENT = "demo-guide"
 RUN_SECONDS = 300.0
 CHAT_SECONDS = 300.0
-SMALL_MODEL = "smollm2-135m-instruct"
 _ENDED = ("completed", "failed", "cancelled")
 _ANSWER_TOKENS = 120
 
 
+@dataclass(frozen=True, slots=True)
+class _Asker:
+    """What to ask a model, and what to say about it; `forced`: tool_choice makes its call."""
+
+    note: str
+    agent: str
+    chat: str
+    forced: bool
+
+
+def _asker(tour: Tour, models: list[dict[str, Any]]) -> _Asker:
+    """Fit the questions to the first chat model: the two that come with the server are no thinkers.
+
+    Raises:
+        StepFailed: there is no chat model.
+    """
+    query = f"select name, span_m from {tour.table} where span_m > 1900"  # noqa: S608  our own name
+    chat_models = [item["id"] for item in models if "chat" in item["capabilities"]]
+    match chat_models[0] if chat_models else None:
+        case None:
+            raise StepFailed("no chat model answers; model_list shows none")
+        case "smollm2-135m-instruct":
+            note = (
+                "The embedded model is tiny: it shows the path, its words are often wrong, and it cannot decide "
+                "by itself when to call a tool, so tool_choice makes it. Set ISTHMUS_LLM_URL for a capable one."
+            )
+            return _Asker(note, f'Get the value of the key "{tour.key}".', query, forced=True)
+        case "scripted":
+            note = "The scripted model does not think: it hands on to the tool what it is told."
+            return _Asker(note, tour.key, query, forced=False)
+        case _:
+            agent = f"What does it cost to cross? It is stored under the key {tour.key}."
+            chat = (
+                f"Which bridges in the table {tour.table} (name, country, opened, kind, span_m) "
+                "have a span of more than 1900 metres?"
+            )
+            return _Asker("", agent, chat, forced=False)
+
+
 async def agent(tour: Tour) -> None:
     screen = tour.screen
-    await _say_which_model(tour)
+    models = (await tour.call("model_list"))["items"]
+    screen.result(", ".join(f"{item['id']} ({item['upstream']})" for item in models))
+    asker = _asker(tour, models)
+    if asker.note:
+        screen.note(asker.note)
     saved = await tour.call(
         "agent_save",
         name=AGENT,
         instructions="You answer questions about stored values. Look them up, then answer in one short sentence.",
         tools=["kv_get"],
+        limits={"seconds": RUN_SECONDS},
     )
     screen.result(f"{saved['name']}, version {saved['version']}, may use {saved['tools']}")
-    question = f"What is the value of the key crossing in the namespace {tour.namespace}?"
 
     async def tell(progress: float, total: float | None, message: str | None) -> None:
         del progress, total
@@ -40,7 +83,7 @@ async def agent(tour: Tour) -> None:
         if message and ": " in message:
             screen.note(f"progress: {message}")
 
-    done = await tour.call("agent_run", agent=AGENT, input=question, progress=tell)
+    done = await tour.call("agent_run", agent=AGENT, input=asker.agent, progress=tell)
     if done["status"] not in _ENDED:
         done = await _end_of(tour, done["run"])
     if done["status"] != "completed":
@@ -62,23 +105,6 @@ async def _end_of(tour: Tour, run: str) -> dict[str, Any]:
     raise StepFailed(f"{run} was not over after {RUN_SECONDS:.0f} s, so it was cancelled")
 
 
-async def _say_which_model(tour: Tour) -> None:
-    found = await tour.call("model_list")
-    models = [item for item in found["items"] if "chat" in item["capabilities"]]
-    tour.screen.result(", ".join(f"{item['id']} ({item['upstream']})" for item in models))
-    if await _is_small(tour):
-        tour.screen.note(
-            "The embedded model is tiny: it shows the path, and its answers are often wrong. "
-            "Set ISTHMUS_LLM_URL for a capable one."
-        )
-
-
-async def _is_small(tour: Tour) -> bool:
-    found = await tour.call_unseen("model_list")
-    chat = [item["id"] for item in found["items"] if "chat" in item["capabilities"]]
-    return chat[:1] == [SMALL_MODEL]
-
-
 async def openai_sdk(tour: Tour) -> None:
     try:
         import httpx2
@@ -92,6 +118,7 @@ async def openai_sdk(tour: Tour) -> None:
         base_url=base_url,
         api_key=tour.target.key or "none",
         timeout=CHAT_SECONDS,
+        max_retries=0,
         http_client=httpx2.AsyncClient(trust_env=not tour.target.own),
     ) as client:
         try:
@@ -104,37 +131,38 @@ async def _chat(tour: Tour, client: AsyncOpenAI) -> None:
     models = [model.id async for model in client.models.list()]
     tour.screen.call("client.models.list")
     tour.screen.result(", ".join(models))
-    forced = await _is_small(tour)
-    if forced:
-        tour.screen.note(
-            "The embedded model is too small to decide by itself when to call a tool, so tool_choice makes it."
-        )
-    calls = await _ask(tour, client, forced=forced)
-    if not calls and not forced:
+    asker = _asker(tour, (await tour.call_unseen("model_list"))["items"])
+    if asker.forced:
+        tour.screen.note("The embedded model again, so tool_choice makes the call.")
+    calls = await _ask(tour, client, asker.chat, forced=asker.forced)
+    if not calls and not asker.forced:
         tour.screen.note("The model chose to answer without the tool; now tool_choice asks for it.")
-        calls = await _ask(tour, client, forced=True)
+        calls = await _ask(tour, client, asker.chat, forced=True)
     if not calls:
         raise StepFailed("the model answered without calling the tool")
     for made in calls:
         tour.screen.note(f"The server called {made['name']}({made['arguments']}) over MCP.")
     if all(made["is_error"] for made in calls):
-        raise StepFailed("each of the model's calls failed")
+        raise StepFailed("none of the calls that the model wrote could be carried out")
 
 
-async def _ask(tour: Tour, client: AsyncOpenAI, *, forced: bool) -> list[dict[str, Any]]:
+async def _ask(
+    tour: Tour, client: AsyncOpenAI, question: str, *, forced: bool
+) -> list[dict[str, Any]]:
     """Ask for a stream and show it; return the calls that the server ran on the way."""
     extra: dict[str, Any] = {
-        "tools": [{"type": "mcp", "server_label": "isthmus", "allowed_tools": ["sql_schema"]}]
+        "tools": [{"type": "mcp", "server_label": "isthmus", "allowed_tools": ["sql_query"]}]
     }
     if forced:
-        extra["tool_choice"] = {"type": "mcp", "server_label": "isthmus", "name": "sql_schema"}
-    shown = {"model": "default", **extra, "stream": True}
+        extra["tool_choice"] = {"type": "mcp", "server_label": "isthmus", "name": "sql_query"}
+    messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": question}]
+    shown = {"model": "default", "messages": messages, **extra, "stream": True}
     tour.screen.call("client.chat.completions.create", json.dumps(shown))
     calls: list[dict[str, Any]] = []
     async with tour.screen.waiting("waiting for the model"):
         stream = await client.chat.completions.create(
             model="default",
-            messages=[{"role": "user", "content": f"Describe the table {tour.table}."}],
+            messages=messages,
             max_completion_tokens=_ANSWER_TOKENS,
             stream=True,
             extra_body=extra,  # the SDK's types for chat know functions only

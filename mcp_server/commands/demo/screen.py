@@ -57,7 +57,7 @@ class Screen:
 
     def call(self, name: str, arguments: str = "") -> None:
         """Show what is called, on three lines at most."""
-        lines = wrap(f"{name} {arguments}", self._columns - 7, _MOST_CALL_LINES) or [name]
+        lines = wrap(f"{name} {arguments}".rstrip(), self._columns - 7, _MOST_CALL_LINES) or [name]
         self.line(f"     {self._paint(name, _CYAN)}{self._paint(lines[0][len(name) :], _DIM)}")
         for rest in lines[1:]:
             self.line(self._paint(f"       {rest}", _DIM))

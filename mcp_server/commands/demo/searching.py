@@ -95,7 +95,7 @@ def _name(result: dict[str, Any], tour: Tour) -> str:
 
 async def changes(tour: Tour) -> None:
     """Read in the journal what this demo wrote; an event is there once no older write is under way."""
-    value = f"kv://{tour.namespace}/crossing"
+    value = f"kv://default/{tour.key}"
     note = f"object://{tour.bucket}/notes_en.md"
     table = f"sql://main/{tour.table}"
     only = {"type": "in", "key": "uri", "value": [table, value, note]}

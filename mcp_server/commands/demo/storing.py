@@ -6,7 +6,6 @@ import csv
 import io
 import json
 from importlib.resources import files
-from typing import Any
 
 from mcp_server.commands.demo.tour import StepFailed, Tour
 
@@ -60,22 +59,22 @@ async def sql(tour: Tour) -> None:
 
 
 async def kv(tour: Tour) -> None:
-    screen = tour.screen
-    where: dict[str, Any] = {"namespace": tour.namespace, "key": "crossing"}
-    tour.will_undo("kv_delete", **where)
-    value = {"bridge": "Clifton Suspension Bridge", "toll": 1.0}
-    first = await tour.call("kv_set", **where, value=value)
+    screen, key = tour.screen, tour.key
+    tour.will_undo("kv_delete", key=key)
+    value = {"crossing": "Clifton Suspension Bridge", "toll": "1 pound"}
+    first = await tour.call("kv_set", key=key, value=value)
     screen.result(first)
     seen = first["version"]
-    value["toll"] = 2.0
-    second = await tour.call("kv_set", **where, value=value, expected_version=seen)
+    value["toll"] = "2 pounds"
+    second = await tour.call("kv_set", key=key, value=value, expected_version=seen)
     screen.result(f"version {seen} became {second['version']}")
     screen.note(f"A second writer that also read version {seen} comes too late:")
-    refusal = await tour.refused("kv_set", **where, value={"toll": 0}, expected_version=seen)
+    late = {**value, "toll": "none"}
+    refusal = await tour.refused("kv_set", key=key, value=late, expected_version=seen)
     screen.result(refusal)
     if not refusal.startswith("conflict"):
         raise StepFailed(f"the late write was refused with {refusal!r} instead of a conflict")
-    kept = await tour.call("kv_get", **where)
+    kept = await tour.call("kv_get", key=key)
     screen.result(kept["value"])
     if kept["value"] != value:
         raise StepFailed(f"kv_get gave {kept['value']!r} instead of {value!r}")

@@ -41,7 +41,7 @@ class Tour:
         return f"demo_bridges_{self.mark}"
 
     @property
-    def namespace(self) -> str:
+    def key(self) -> str:
         return f"demo-{self.mark}"
 
     @property
