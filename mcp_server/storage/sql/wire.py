@@ -20,6 +20,9 @@ from asyncpg import protocol
 CONNECT_TIMEOUT = 10
 CLOSE_TIMEOUT = 5
 
+# The type "char", which asyncpg's map of names to OIDs leaves out in favour of char(n).
+_CHAR_OID = 18
+
 _LOST = (
     asyncpg.PostgresConnectionError,
     asyncpg.AdminShutdownError,
@@ -74,18 +77,13 @@ class _TextConnection(asyncpg.Connection):
     async def _introspect_types(self, typeoids: Any, timeout: Any) -> Any:
         del timeout
         for oid in typeoids:
-            self.take_as_text(oid, str(oid))
+            self.take_as_text(oid)
         return [], _Prepared()
 
-    def take_as_text(self, oid: int, name: str) -> None:
+    def take_as_text(self, oid: int) -> None:
         protocol_: Any = self._protocol
         settings = protocol_.get_settings()
-        settings.add_python_codec(oid, name, "pg_catalog", [], "scalar", str, _text, "text")
-
-
-def _text(value: str | bytes) -> str:
-    """Return a value as text: of the type "char" asyncpg hands over the bytes."""
-    return value if isinstance(value, str) else value.decode("utf-8", "backslashreplace")
+        settings.add_python_codec(oid, str(oid), "pg_catalog", [], "scalar", str, str, "text")
 
 
 class _Meter(asyncio.Protocol):
@@ -132,8 +130,8 @@ class Session:
         transport = connection._transport  # noqa: SLF001  asyncpg has no public way to it
         self._meter = _Meter(connection._protocol, transport)  # noqa: SLF001  the same
         transport.set_protocol(self._meter)
-        for name, oid in protocol.BUILTIN_TYPE_NAME_MAP.items():
-            connection.take_as_text(oid, name)
+        for oid in (*protocol.BUILTIN_TYPE_NAME_MAP.values(), _CHAR_OID):
+            connection.take_as_text(oid)
 
     @classmethod
     async def open(

