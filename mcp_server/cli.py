@@ -7,10 +7,13 @@ import asyncio
 import sys
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mcp_server import __version__
 from mcp_server.errors import AppError, ConfigurationError
+
+if TYPE_CHECKING:
+    from mcp_server.settings import Settings
 
 DONE, FAILED, WRONG_USAGE = 0, 1, 2
 
@@ -38,43 +41,45 @@ def _run(options: argparse.Namespace) -> int:
         **{name: getattr(options, name, None) for name in ("host", "port", "data_dir")},
         plugins=tuple(options.plugins) if getattr(options, "plugins", None) else None,
     )
-    # Each command imports what it needs: `isthmus stdio` is started anew by every client.
-    command: Coroutine[Any, Any, int]
+    if options.command == "install":
+        from mcp_server.commands.install import install
+
+        return install(options.client, dry_run=options.dry_run)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_command(settings, options))
+
+
+def _command(settings: Settings, options: argparse.Namespace) -> Coroutine[Any, Any, int]:
+    """Return the command's coroutine; each imports what it needs, for clients start `stdio` anew each time."""
     match options.command:
         case "serve":
             from mcp_server.commands.serve import serve
 
-            command = serve(settings, options.role)
+            return serve(settings, options.role)
         case "stdio":
             from mcp_server.commands.stdio import stdio
 
-            command = stdio(settings)
+            return stdio(settings)
         case "demo":
             from mcp_server.commands.demo import demo
 
-            command = demo(settings, url=options.url, key=options.key)
+            return demo(settings, url=options.url, key=options.key)
         case "keys":
             from mcp_server.commands import keys
 
-            command = keys.run(settings, options)
+            return keys.run(settings, options)
         case "migrate":
             from mcp_server.commands.migrate import migrate
 
-            command = migrate(settings)
+            return migrate(settings)
         case "doctor":
             from mcp_server.commands.doctor import doctor
 
-            command = doctor(settings, as_json=options.json)
-        case "policy":
+            return doctor(settings, as_json=options.json)
+        case _:
             from mcp_server.commands.policy import explain
 
-            command = explain(settings, options)
-        case _:
-            from mcp_server.commands.install import install
-
-            return install(options.client, dry_run=options.dry_run)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(command)
+            return explain(settings, options)
 
 
 def _loop_factory() -> Any:
