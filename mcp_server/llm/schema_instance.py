@@ -12,8 +12,8 @@ from mcp_server.errors import InvalidInput
 from mcp_server.llm.schema_reference import Schema, lookup, merge, schema_type
 
 # A schema may ask for a billion elements: stop long before that.
-_MOST_VALUES = 5_000
-_MOST_CHARACTERS = 1_000_000
+_MOST_VALUES = 10_000
+_CHARACTERS_A_VALUE = 1_000
 
 
 class _EndlessError(Exception):
@@ -48,11 +48,9 @@ class _Maker:
     made: int = 0
 
     def make(self, schema: object) -> Any:
+        self._spend(1)
         if not isinstance(schema, Mapping):
-            return self.text  # `true` allows anything
-        self.made += 1
-        if self.made > _MOST_VALUES:
-            raise _EndlessError
+            return self._string({})  # `true` allows anything
         rules = cast("Schema", schema)
         if "$ref" in rules:
             reference = str(rules["$ref"])
@@ -109,13 +107,19 @@ class _Maker:
 
     def _string(self, rules: Schema) -> str:
         least = int(rules.get("minLength", 0))
-        if least > _MOST_CHARACTERS:
-            raise _EndlessError
+        self._spend(least // _CHARACTERS_A_VALUE)
         text = self.text
         if len(text) < least:
             unit = text or "x"
             text = (unit * (least // len(unit) + 1))[:least]
-        return text[: int(rules["maxLength"])] if "maxLength" in rules else text
+        text = text[: int(rules["maxLength"])] if "maxLength" in rules else text
+        self._spend(len(text) // _CHARACTERS_A_VALUE)
+        return text
+
+    def _spend(self, values: int) -> None:
+        self.made += values
+        if self.made > _MOST_VALUES:
+            raise _EndlessError
 
     def _first(self, branches: list[Any], siblings: Schema) -> Any:
         for branch in branches:
