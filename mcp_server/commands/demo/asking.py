@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 AGENT = "demo-guide"
 RUN_SECONDS = 300.0
 CHAT_SECONDS = 300.0
-_ENDED = ("completed", "failed", "cancelled")
+_ENDED = ("completed", "failed", "cancelled", "expired")
 _ANSWER_TOKENS = 120
 
 
