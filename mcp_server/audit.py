@@ -10,12 +10,11 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import insert
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mcp_server.auth.principal import Principal
-from mcp_server.storage.sql.schema import audit
+from mcp_server.storage.sql.control import DISCONNECTED
 
 logger = logging.getLogger(__name__)
 
@@ -25,13 +24,24 @@ FLUSH_SECONDS = 0.2
 BATCH = 500
 # While the database is away records pile up; past this the oldest are dropped and counted in the log.
 MOST_WAITING = 50_000
+MOST_URI = 2000
+COLUMNS = ("at", "tenant", "subject", "key_id", "verb", "uri", "outcome", "labels", "micros")
+
+
+async def _copy(control: AsyncEngine, records: list[tuple[Any, ...]]) -> None:
+    """Write records by COPY: a tenth of the CPU of an insert each."""
+    async with control.connect() as connection:
+        raw = (await connection.get_raw_connection()).driver_connection
+        if raw is None:
+            raise ConnectionError("the connection is closed")
+        await raw.copy_records_to_table("audit", records=records, columns=COLUMNS)
 
 
 class Audit:
     """Collects records and writes them in the background."""
 
     def __init__(self) -> None:
-        self._waiting: deque[dict[str, Any]] = deque(maxlen=MOST_WAITING)
+        self._waiting: deque[tuple[Any, ...]] = deque(maxlen=MOST_WAITING)
         self._arrived = asyncio.Event()
 
     def record(
@@ -44,19 +54,9 @@ class Audit:
         labels: tuple[str, ...] = (),
     ) -> None:
         """Queue one record; `outcome` is `ok` or an error code."""
-        self._waiting.append(
-            {
-                "at": datetime.now(UTC),
-                "tenant": principal.tenant,
-                "subject": principal.subject,
-                "key_id": principal.key_id,
-                "verb": verb,
-                "uri": uri.replace("\0", "\ufffd")[:2000].encode("utf-8", "replace").decode(),
-                "outcome": outcome,
-                "labels": list(labels),
-                "micros": micros,
-            }
-        )
+        shown = uri.replace("\0", "\ufffd")[:MOST_URI].encode("utf-8", "replace").decode()
+        who = (principal.tenant, principal.subject, principal.key_id)
+        self._waiting.append((datetime.now(UTC), *who, verb, shown, outcome, labels, micros))
         self._arrived.set()
 
     @asynccontextmanager
@@ -81,9 +81,8 @@ class Audit:
         while self._waiting:
             batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
             try:
-                async with control.begin() as tx:
-                    await tx.execute(insert(audit), batch)
-            except (SQLAlchemyError, OSError) as error:
+                await _copy(control, batch)
+            except (SQLAlchemyError, *DISCONNECTED) as error:
                 logger.warning("audit: %d records wait for the database (%s)", len(batch), error)
                 self._waiting.extendleft(reversed(batch))
                 self._arrived.set()

@@ -41,7 +41,7 @@ def derive(secret: bytes, purpose: str) -> bytes:
 def _kept(path: Path) -> bytes:
     with suppress(FileNotFoundError):
         return _read(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_data_dir(path.parent)
     # Written aside and linked: processes that start together agree on the first one's secret.
     aside = path.with_name(f"{FILE}.{os.getpid()}.{secrets.token_hex(4)}")
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -53,6 +53,14 @@ def _kept(path: Path) -> bytes:
         os.link(aside, path)
     aside.unlink()
     return _read(path)
+
+
+def _make_data_dir(path: Path) -> None:
+    """Make it if absent. Under root others may pass, not list: the database runs as a user of its own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        path.mkdir()
+        path.chmod(0o711 if hasattr(os, "geteuid") and os.geteuid() == 0 else 0o700)
 
 
 def _read(path: Path) -> bytes:

@@ -108,4 +108,11 @@ async def answers(engine: AsyncEngine) -> None:
 
 # How a database that is away shows itself: connecting fails with the driver's or the system's own
 # errors, a query on a lost connection with SQLAlchemy's.
-DISCONNECTED = (OperationalError, InterfaceError, OSError, asyncpg.PostgresError)
+DISCONNECTED = (
+    OperationalError,
+    InterfaceError,
+    OSError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
