@@ -11,9 +11,8 @@ from mcp_server.agents.events import LoopLimits
 from mcp_server.auth.principal import Principal
 
 if TYPE_CHECKING:
-    from mcp_server.ingest.embed import Embedder
-
     from mcp_server.bus import Bus
+    from mcp_server.ingest.embed import Embedder
     from mcp_server.llm.router import Router
     from mcp_server.operation import Operations
     from mcp_server.services import Services

@@ -58,7 +58,8 @@ def select_tools(body: Mapping[str, Any], defaults: Iterable[str]) -> ToolSelect
     """Give the selection of a checked chat body; None if it wants no tool of this server.
 
     `defaults` are the labels that the operator gives to this key or model; they count only if the
-    request says nothing itself. An empty `metadata.mcp_servers` refuses them.
+    request says nothing itself and can be answered with tools. An empty `metadata.mcp_servers`
+    refuses them.
 
     Raises:
         InvalidRequest: another server, an unknown label, or an approval that chat cannot ask for.
@@ -70,7 +71,7 @@ def select_tools(body: Mapping[str, Any], defaults: Iterable[str]) -> ToolSelect
     ]
     labels = _metadata_labels(body)
     if labels is None:
-        labels = () if filters else tuple(defaults)
+        labels = () if filters or _hindrance(body) else tuple(defaults)
     for label in labels:
         if label != LABEL:
             raise _unknown_label("metadata.mcp_servers", label)
@@ -171,9 +172,8 @@ def _unknown_label(place: str, label: str) -> InvalidRequest:
 
 
 def client_functions(body: Mapping[str, Any]) -> frozenset[str]:
-    """Give the names of the tools that the client runs itself."""
-    named: list[dict[str, Any]] = [tool.get(tool["type"]) or {} for tool in _tools(body)]
-    return frozenset(tool["name"] for tool in named if isinstance(tool.get("name"), str))
+    """Give the names of the tools that the client runs itself; the body holds no opt-in any more."""
+    return frozenset(tool[tool["type"]]["name"] for tool in _tools(body))
 
 
 def function_choice(body: dict[str, Any]) -> dict[str, Any]:
@@ -210,9 +210,16 @@ def require_one_answer(body: Mapping[str, Any]) -> None:
     Raises:
         InvalidRequest: more than one choice, or functions of the old form.
     """
+    hindrance = _hindrance(body)
+    if hindrance is not None:
+        raise hindrance
+
+
+def _hindrance(body: Mapping[str, Any]) -> InvalidRequest | None:
     if (body.get("n") or 1) != 1:
-        raise unsupported("n", "with tools of this server there is one choice; leave n out.")
+        return unsupported("n", "with tools of this server there is one choice; leave n out.")
     if body.get("functions"):
-        raise unsupported(
+        return unsupported(
             "functions", "declare them in 'tools' when tools of this server are used too."
         )
+    return None

@@ -103,15 +103,17 @@ def _tools(place: str, tools: object) -> None:
         here = f"{place}[{index}]"
         fields = as_object(here, tool)
         kind = as_string(f"{here}.type", required(fields, "type", f"{here}.type"))
-        if kind == "function":
-            _function(
-                f"{here}.function",
-                as_object(f"{here}.function", required(fields, "function", f"{here}.function")),
-            )
-        elif kind not in {"custom", "mcp"}:
+        if kind in _NAMED_TOOLS:
+            inner = f"{here}.{kind}"
+            _NAMED_TOOLS[kind](inner, as_object(inner, required(fields, kind, inner)))
+        elif kind != "mcp":
             raise unsupported(
                 f"{here}.type", f"{kind!r}. Supported values are: 'function', 'custom', 'mcp'."
             )
+
+
+def _custom(here: str, custom: dict[str, Any]) -> None:
+    as_string(f"{here}.name", required(custom, "name", f"{here}.name"))
 
 
 def _function(here: str, function: dict[str, Any]) -> None:
@@ -187,6 +189,11 @@ def _content_unless_spoken(fields: dict[str, Any]) -> bool:
 def _content_never(_: dict[str, Any]) -> bool:
     return False
 
+
+_NAMED_TOOLS: dict[str, Callable[[str, dict[str, Any]], None]] = {
+    "function": _function,
+    "custom": _custom,
+}
 
 _ROLES: dict[str, Callable[[dict[str, Any]], bool]] = {
     "system": _content_always,

@@ -110,6 +110,15 @@ class Door:
     agents: AgentService
     runs: RunService
 
+    def forget(self) -> Door:
+        """Be as if nobody had asked anything yet: most tests of a file share one door."""
+        self.model.requests.clear()
+        self.model.ends.clear()
+        self.model.between = None
+        self.embedder.texts.clear()
+        self.embedder.dimensions = ThreeNumbers.dimensions
+        return self
+
 
 @asynccontextmanager
 async def open_door(
@@ -182,7 +191,7 @@ async def serve(app: Any) -> AsyncIterator[int]:
         config = uvicorn.Config(app, log_config=None, lifespan="off", http="httptools")
         server = uvicorn.Server(config)
         task = asyncio.create_task(server.serve(sockets=[listener]))
-        while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
+        while not server.started:
             await asyncio.sleep(0)
         try:
             yield listener.getsockname()[1]
@@ -194,5 +203,5 @@ async def serve(app: Any) -> AsyncIterator[int]:
 async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
     """Wait until a condition holds; fails after a while."""
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+        while not condition():
             await asyncio.sleep(0.005)

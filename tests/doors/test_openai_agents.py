@@ -17,11 +17,16 @@ from mcp_server.operation import Operations
 from tests.doors.openai_door import API_KEY, Door, open_door, until
 
 
-@pytest.fixture
-async def door(control: AsyncEngine, operations: Operations) -> AsyncIterator[Door]:
+@pytest.fixture(scope="module")
+async def opened(control: AsyncEngine, operations: Operations) -> AsyncIterator[Door]:
     async with open_door(control, operations) as door:
         await door.agents.save(OWNER, "clerk", instructions="Look it up.", tools=["model_list"])
         yield door
+
+
+@pytest.fixture
+def door(opened: Door) -> Door:
+    return opened.forget()
 
 
 def connect(door: Door, key: str = API_KEY) -> AsyncOpenAI:
@@ -129,4 +134,4 @@ async def test_a_client_that_leaves_cancels_the_run(
             await until(lambda: bool(door.model.requests))
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
-        await until(lambda: door.model.ends == ["CancelledError"], seconds=1.0)
+        await until(lambda: door.model.ends == ["CancelledError"])

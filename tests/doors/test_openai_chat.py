@@ -20,10 +20,15 @@ from mcp_server.operation import Operations
 from tests.doors.openai_door import API_KEY, Door, open_door, until
 
 
-@pytest.fixture
-async def door(control: AsyncEngine, operations: Operations) -> AsyncIterator[Door]:
+@pytest.fixture(scope="module")
+async def opened(control: AsyncEngine, operations: Operations) -> AsyncIterator[Door]:
     async with open_door(control, operations) as door:
         yield door
+
+
+@pytest.fixture
+def door(opened: Door) -> Door:
+    return opened.forget()
 
 
 @pytest.fixture
@@ -281,7 +286,7 @@ async def test_a_client_that_leaves_cancels_the_model(
             await until(lambda: bool(door.model.requests))
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
-        await until(lambda: door.model.ends == ["CancelledError"], seconds=1.0)
+        await until(lambda: door.model.ends == ["CancelledError"])
 
 
 async def test_a_client_that_leaves_in_mid_stream_cancels_the_model(door: Door) -> None:
@@ -294,5 +299,27 @@ async def test_a_client_that_leaves_in_mid_stream_cancels_the_model(door: Door) 
         async for _ in stream:
             await stream.close()
             break
-    await until(lambda: bool(door.model.ends), seconds=1.0)
+    await until(lambda: bool(door.model.ends))
+    assert door.model.ends == ["CancelledError"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_key_that_dies_ends_its_answers(
+    door: Door, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    made = await door.keys.create("doomed", tenant="door-doomed")
+    forever = asyncio.Event()
+    door.model.between = forever.wait
+    if not stream:
+        monkeypatch.setattr(door.model.inner, "_answer", lambda _: forever.wait())
+    body = {"model": "default", "stream": stream, "messages": [{"role": "user", "content": "a b"}]}
+    async with httpx2.AsyncClient(headers={"authorization": f"Bearer {made['key']}"}) as http:
+        asking = asyncio.create_task(http.post(f"{door.base}/chat/completions", json=body))
+        await until(lambda: bool(door.model.requests))
+        await door.keys.revoke(made["id"])
+        answer = await asyncio.wait_for(asking, timeout=5.0)
+
+    last = answer.text.split("data: ")[-1]
+    assert json.loads(last)["error"]["message"].startswith("the request was cut: its key")
+    assert answer.status_code == (200 if stream else 503)
     assert door.model.ends == ["CancelledError"]

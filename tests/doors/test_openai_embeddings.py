@@ -16,10 +16,15 @@ from tests.doors.openai_door import API_KEY, Door, open_door
 HELLO = [15339, 1917]  # "hello world" in cl100k_base
 
 
-@pytest.fixture
-async def door(control: AsyncEngine, operations: Operations) -> AsyncIterator[Door]:
+@pytest.fixture(scope="module")
+async def opened(control: AsyncEngine, operations: Operations) -> AsyncIterator[Door]:
     async with open_door(control, operations) as door:
         yield door
+
+
+@pytest.fixture
+def door(opened: Door) -> Door:
+    return opened.forget()
 
 
 @pytest.fixture

@@ -22,10 +22,15 @@ AUTHORIZED = {"authorization": f"Bearer {API_KEY}"}
 HELLO: dict[str, Any] = {"model": "default", "messages": [{"role": "user", "content": "hello"}]}
 
 
-@pytest.fixture
-async def door(control: AsyncEngine, operations: Operations) -> AsyncIterator[Door]:
+@pytest.fixture(scope="module")
+async def opened(control: AsyncEngine, operations: Operations) -> AsyncIterator[Door]:
     async with open_door(control, operations) as door:
         yield door
+
+
+@pytest.fixture
+def door(opened: Door) -> Door:
+    return opened.forget()
 
 
 @pytest.fixture
