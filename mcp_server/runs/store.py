@@ -59,6 +59,9 @@ class RunStore:
 
     def __init__(self, control: AsyncEngine, worker: str, record: Recorder) -> None:
         self._control = control
+        # One statement, one round trip: a worker that is stopped in the middle holds no lock on a
+        # run that others wait to take away.
+        self._at_once = control.execution_options(isolation_level="AUTOCOMMIT")
         self._worker = worker
         self._record = record
 
@@ -99,8 +102,8 @@ class RunStore:
         """Store events `first`, `first + 1`, …; False if this worker does not hold the run any more."""
         at = {"run": run, "worker": self._worker, "first": first}
         frame = {"last": first + len(events) - 1, "events": encode_json(events)}
-        async with self._control.begin() as tx:
-            return bool(await tx.scalar(_APPEND, at | frame))
+        async with self._at_once.connect() as connection:
+            return bool(await connection.scalar(_APPEND, at | frame))
 
     async def end(self, run: str, outcome: Outcome) -> bool:
         """End a run; the last event, in the same transaction, is its status.
@@ -129,8 +132,8 @@ class RunStore:
             .values(heartbeat_at=func.clock_timestamp())
             .returning(runs.c.id)
         )
-        async with self._control.begin() as tx:
-            return set(await tx.scalars(beat))
+        async with self._at_once.connect() as connection:
+            return set(await connection.scalars(beat))
 
     async def to_cancel(self, held: Collection[str]) -> set[str]:
         """Return those of `held` whose cancellation someone asked for."""
@@ -141,8 +144,10 @@ class RunStore:
     async def request_cancel(self, tenant: str, run: str) -> None:
         """Ask whoever holds the run to cancel it."""
         ask = update(runs).where(runs.c.tenant == tenant, runs.c.id == run)
-        async with self._control.begin() as tx:
-            await tx.execute(ask.where(runs.c.status.in_(HELD)).values(cancel_requested=True))
+        async with self._at_once.connect() as connection:
+            await connection.execute(
+                ask.where(runs.c.status.in_(HELD)).values(cancel_requested=True)
+            )
 
     async def reap(self, stale_seconds: float, error: dict[str, str]) -> list[str]:
         """End the runs whose worker has been silent for too long; return their ids."""
