@@ -41,7 +41,7 @@ async def test_a_value_comes_back_with_its_version(kv: KvService, principal: Pri
     assert written["expires_at"] is None
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=JSON)
 async def test_any_json_comes_back_unchanged(
     kv: KvService, principal: Principal, value: Any

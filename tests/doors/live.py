@@ -242,12 +242,12 @@ async def open_door(live: Live, name: str) -> AsyncGenerator[Door]:
                 yield ClientDoor(await stack.enter_async_context(Client(target)))
             case "sse" | "sse-modern":
                 target = sse_client(f"{live.url}/sse", headers=live.headers)
-                mode = {"mode": "legacy"} if name == "sse" else {}
+                mode: dict[str, Any] = {"mode": "legacy"} if name == "sse" else {}
                 yield ClientDoor(await stack.enter_async_context(Client(target, **mode)))
             case _:
                 http = await stack.enter_async_context(http_client(live.headers))
                 target = streamable_http_client(f"{live.url}/mcp", http_client=http)
-                mode = {"mode": "legacy"} if name == "http-legacy" else {}
+                mode: dict[str, Any] = {"mode": "legacy"} if name == "http-legacy" else {}
                 yield ClientDoor(await stack.enter_async_context(Client(target, **mode)))
 
 

@@ -110,7 +110,7 @@ async def attempt(http: aiohttp.ClientSession, work: Work, kind: str, number: in
         return False
     result = answer.get("result")
     if result is None or result.get("isError"):
-        text = str(answer.get("error") or result["content"][0]["text"])
+        text = str(answer.get("error") or answer["result"]["content"][0]["text"])
         if not text.startswith(("unavailable:", "timeout:")):
             work.errors.append(f"{kind} {number}: {text}")
         return False
