@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from mcp_server.storage.sql.wire import Session
+from mcp_server.storage.sql.wire import ConnectionLost, PostgresError, ResponseTooLarge, Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +55,15 @@ class Connections:
                 raise
             try:
                 yield session
-                await session.reset()
+                clean = not self._closed and await _reset(session)
             except BaseException:
                 self._drop(session)
                 raise
-            if self._closed:
-                self._drop(session)
-            else:
+            if clean:
                 self._idle[session] = role
                 self._slots.release()
+            else:
+                self._drop(session)
 
     @asynccontextmanager
     async def _tenant(self, schema: str) -> AsyncGenerator[None]:
@@ -127,3 +127,12 @@ class Connections:
             await self._close(session)
         if self._closing:
             await asyncio.wait(self._closing)
+
+
+async def _reset(session: Session) -> bool:
+    """Return whether the session is as new. Its call is done: a failure here is not the caller's."""
+    try:
+        await session.reset()
+    except (ConnectionLost, PostgresError, ResponseTooLarge):
+        return False
+    return True

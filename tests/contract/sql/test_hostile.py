@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import text
@@ -155,7 +155,7 @@ async def test_no_other_argument_is_a_way_in(sql: SqlService, scene: Scene, argu
             assert {item["name"] for item in shown} <= {"victim"}
         else:
             with pytest.raises(AppError) as caught:
-                await sql.query(scene.intruder, "select 1", **{argument: value})
+                await sql.query(scene.intruder, "select 1", **cast("Any", {argument: value}))
             assert caught.value.code == ("not_found" if argument == "database" else "invalid_input")
 
 

@@ -139,7 +139,9 @@ async def test_params_are_json_or_postgresqls_text(
     assert await value(sql, principal, f"$1::{type_}", given_) == expected
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(text=TEXT, json_=JSON, items=st.lists(TEXT | st.none(), max_size=5))
 async def test_any_value_comes_back_as_it_went(
     sql: SqlService, principal: Principal, text: str, json_: Any, items: list[str | None]
@@ -152,7 +154,9 @@ async def test_any_value_comes_back_as_it_went(
     assert back["rows"] == [[text, json_, items]]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(name=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1))
 async def test_any_identifier_is_quoted_or_refused(
     sql: SqlService, principal: Principal, stranger: Principal, name: str

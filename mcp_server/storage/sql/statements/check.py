@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
 from pglast import ast
@@ -16,6 +17,10 @@ from mcp_server.storage.sql.statements.touched import Touched
 from mcp_server.storage.sql.statements.unqualify import requalify
 from mcp_server.storage.sql.statements.walk import Walk, words
 
+# Clients repeat their statements, and a check costs about as much as running a small one.
+_CACHED = 512
+_CACHED_LENGTH = 4096
+
 
 def check(sql: str, schema: str, *, writable: bool, reserved: Reserved) -> Checked:
     """Return the one statement in `sql`, if a tenant may run it.
@@ -27,6 +32,11 @@ def check(sql: str, schema: str, *, writable: bool, reserved: Reserved) -> Check
         InvalidInput: it is not exactly one statement of PostgreSQL, or too large.
         Forbidden: it uses something that is not on offer, or it writes and `writable` is False.
     """
+    look = _check_cached if len(sql) <= _CACHED_LENGTH else _check
+    return look(sql, schema, writable, reserved)
+
+
+def _check(sql: str, schema: str, writable: bool, reserved: Reserved) -> Checked:
     check_size(sql)
     try:
         trees = parse_sql(sql)
@@ -54,6 +64,9 @@ def check(sql: str, schema: str, *, writable: bool, reserved: Reserved) -> Check
         effects=touched.effects,
         edited=touched.qualified,
     )
+
+
+_check_cached = lru_cache(_CACHED)(_check)
 
 
 def _options(explain: Any) -> set[str]:
