@@ -143,7 +143,12 @@ async def test_stores_and_tenants_never_see_each_other(
     own = await put(control, engine, mine, "d", "alpha")
     await put(control, engine, theirs, "d", "alpha")
     forged = Store(theirs.id, principal.tenant, "s", theirs.embedding_model, theirs.dimensions)
-    hits = await seen(engine, forged, "alpha")
+
+    async def as_they_come(tx: AsyncConnection, hits: Hits) -> Hits:
+        return hits
+
+    [vector] = await HashedWords().embed(["alpha"])
+    hits = await engine.search(forged, Query(50, vector, ["alpha"]), as_they_come)
     assert hits.dense == hits.text == ()
     hits = await seen(engine, mine, "alpha")
     assert ids(hits.dense) == ids(hits.text) == [own]
