@@ -27,8 +27,8 @@ _ERROR_BYTES = 256 * 1024
 _DONE = b"[DONE]"
 
 
-class NotConnected(Unavailable):
-    """No connection came about, so nothing of the request was seen."""
+class NotAnswered(Unavailable):
+    """Not even the head of an answer came: nobody is there, or it died as we asked."""
 
 
 class ApiClient:
@@ -91,8 +91,13 @@ class ApiClient:
         except aiohttp.ClientConnectorError:
             raise
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-            # It closed an idle connection as we took it, and has not seen the request: ask again.
+            pass  # it closed an idle connection as we took it, and has not seen the request
+        try:
             return await session.request(method, url, data=data, allow_redirects=False)
+        except aiohttp.ClientConnectorError:
+            raise
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            raise NotAnswered(f"{self.name} closes the connection without an answer.") from error
 
     def _session(self) -> aiohttp.ClientSession:
         if self._opened is None:
@@ -115,7 +120,7 @@ class ApiClient:
                 ),
             )
         if self._opened.closed:
-            raise NotConnected(f"{self.name} is no longer there.")
+            raise NotAnswered(f"{self.name} is no longer there.")
         return self._opened
 
     async def _require_ok(self, response: aiohttp.ClientResponse) -> None:
@@ -147,9 +152,9 @@ class ApiClient:
         try:
             yield
         except aiohttp.ConnectionTimeoutError as error:
-            raise NotConnected(f"{self.name} accepts no connection in time.") from error
+            raise NotAnswered(f"{self.name} accepts no connection in time.") from error
         except aiohttp.ClientConnectorError as error:
-            raise NotConnected(f"{self.name} does not answer: {error.strerror}.") from error
+            raise NotAnswered(f"{self.name} does not answer: {error.strerror}.") from error
         except (aiohttp.SocketTimeoutError, TimeoutError) as error:
             raise Timeout(f"{self.name} was silent for {_READ_SECONDS:g} s.") from error
         except LineTooLongError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -12,6 +13,8 @@ import anyio
 PROBE_SECONDS = 0.3
 _HOST = "127.0.0.1"
 _MOST_BYTES = 1_000_000
+_OK = re.compile(rb"HTTP/1\.[01] 200 ")
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,9})(?:\r\n|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +38,18 @@ CANDIDATES = (
 
 
 async def discover(
-    own_ports: frozenset[int], candidates: Iterable[Candidate] = CANDIDATES
+    own_ports: frozenset[int], candidates: Iterable[Candidate] | None = None
 ) -> list[Candidate]:
     """Ask all candidates at once, 0.3 s at most, and give those that list at least one model.
 
     A port may belong to any program, so only a well-formed OpenAI model list counts; `own_ports` and
     other servers of this kind are left out.
     """
-    asked = [each for each in candidates if each.port not in own_ports]
+    asked = [
+        each
+        for each in (CANDIDATES if candidates is None else candidates)
+        if each.port not in own_ports
+    ]
     answered: set[Candidate] = set()
 
     async def ask(candidate: Candidate) -> None:
@@ -58,21 +65,27 @@ async def discover(
 
 async def _get_models(port: int) -> bytes:
     """GET /v1/models over a bare socket: an HTTP client costs 0.1 s of imports on every start."""
+    # HTTP/1.0, so that the answer is never chunked.
+    head = f"GET /v1/models HTTP/1.0\r\nHost: {_HOST}:{port}\r\nConnection: close\r\n\r\n"
+    answer = b""
     try:
         async with await anyio.connect_tcp(_HOST, port) as stream:
-            # HTTP/1.0, so that the answer ends with the connection and is never chunked.
-            await stream.send(f"GET /v1/models HTTP/1.0\r\nHost: {_HOST}:{port}\r\n\r\n".encode())
-            answer = bytearray()
-            while len(answer) < _MOST_BYTES:
-                try:
-                    answer += await stream.receive()
-                except anyio.EndOfStream:
-                    break
+            await stream.send(head.encode())
+            while not _is_whole(answer) and len(answer) < _MOST_BYTES:
+                answer += await stream.receive()
+    except anyio.EndOfStream:
+        pass
     except (OSError, anyio.BrokenResourceError):
         return b""
-    head, _, body = bytes(answer).partition(b"\r\n\r\n")
-    status = head.split(b"\r\n", 1)[0].split(b" ")
-    return body if status[:1] in ([b"HTTP/1.0"], [b"HTTP/1.1"]) and status[1:2] == [b"200"] else b""
+    status, _, body = answer.partition(b"\r\n\r\n")
+    return body if _OK.match(status) else b""
+
+
+def _is_whole(answer: bytes) -> bool:
+    """Tell whether all that Content-Length announces is there: not every server hangs up."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    length = _LENGTH.search(head)
+    return length is not None and len(body) >= int(length[1])
 
 
 def _lists_models(body: bytes) -> bool:

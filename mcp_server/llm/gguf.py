@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from mcp_server.errors import Unavailable
 from mcp_server.llm import ChatRequest, Chunk, Completion, ModelInfo, Upstream, UpstreamError
-from mcp_server.llm.api_client import ApiClient, NotConnected
+from mcp_server.llm.api_client import ApiClient, NotAnswered
 from mcp_server.llm.collect import collect
 from mcp_server.llm.gguf_messages import render
 from mcp_server.llm.gguf_process import Load, ModelProcess, open_process, usable_threads
@@ -138,7 +138,7 @@ class GgufModel:
                         if "prompt_progress" not in chunk:
                             yield chunk
                 return
-            except NotConnected:
+            except NotAnswered:
                 if lost is not None:
                     raise
                 lost = client  # the child has just died and will be back
