@@ -18,6 +18,12 @@ MIGRATIONS = Path(__file__).parents[2] / "migrations"
 # "isthmus" in ASCII: the key of the advisory lock under which one process migrates.
 MIGRATION_LOCK = 0x69737468_6D7573
 POOL_SIZE = 10
+SESSION = {
+    "application_name": "isthmus",
+    # A process that is stopped inside a transaction would keep its row locks and hold back every
+    # reader of the journal.
+    "idle_in_transaction_session_timeout": "10s",
+}
 
 
 @asynccontextmanager
@@ -35,7 +41,7 @@ async def open_control(url: str, *, pool_size: int = POOL_SIZE) -> AsyncGenerato
         max_overflow=pool_size,
         pool_pre_ping=False,
         pool_use_lifo=True,
-        connect_args={"timeout": 10, "server_settings": {"application_name": "isthmus"}},
+        connect_args={"timeout": 10, "server_settings": SESSION},
     )
     try:
         try:
