@@ -17,6 +17,7 @@ from mcp_server.auth.keys import KeyService
 from mcp_server.auth.principal import Principal
 from mcp_server.bus import Bus, ToolSpec
 from mcp_server.completions import add_completions
+from mcp_server.door_errors import render_unknown_path
 from mcp_server.doors import DeclaredRoute, Gate
 from mcp_server.engines import Engines, open_engines
 from mcp_server.handshake import add_handshake_methods
@@ -162,9 +163,10 @@ async def open_http(runtime: Runtime, role: Role = "all") -> AsyncGenerator[Http
     gate.bind(routes)
     public = [settings.public_url] if settings.public_url else []
     app = HostGuard(
-        Starlette(routes=routes),
+        Starlette(routes=routes, exception_handlers={404: render_unknown_path}),
         hosts=[*settings.allowed_hosts, *(_host(url) for url in public)],
         origins=[*settings.allowed_origins, *public],
+        render=gate.render_for_path,
     )
     async with manager.run(), gate.watching():
         yield HttpApp(app, gate, runtime.server)

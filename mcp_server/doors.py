@@ -4,34 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 import anyio
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
-from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Message, Receive, Scope, Send
 
 from mcp_server.auth.keys import CACHE_SECONDS, KeyService
 from mcp_server.auth.principal import OWNER, Principal, acting_as
-from mcp_server.errors import AppError, ConfigurationError, Unauthenticated
+from mcp_server.door_errors import (
+    BodyTooLarge,
+    Door,
+    MethodNotAllowed,
+    Renderer,
+    render_mcp,
+    render_plain,
+)
+from mcp_server.errors import AppError, ConfigurationError, Unauthenticated, Unavailable
 from mcp_server.operation import DISCONNECTED
 from mcp_server.policy import Verb
 
 logger = logging.getLogger(__name__)
 
-Door = Literal["mcp", "openai", "plain"]
-Renderer = Callable[[AppError, Scope], Response]
+# A stream that is cut may end by itself for so long, then it is cancelled.
+POLITE_SECONDS = 0.2
 
-
-class BodyTooLarge(AppError):
-    """The request's body is over MAX_BODY_BYTES."""
-
-    code = "invalid_input"
-    status = 413
+_DEAD = Unauthenticated("the key was revoked or has expired while the request ran")
+_STOPPING = Unavailable("the server is stopping; try again")
 
 
 class DeclaredRoute(Route):
@@ -62,28 +68,88 @@ class DeclaredRoute(Route):
         self.egress = egress
         self.labels = labels
         self.gate: Gate | None = None
+        if streams and self.methods:  # Starlette adds it to GET: a stream that shows nothing
+            self.methods.discard("HEAD")
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Admit the request, then serve it as its principal."""
         gate = self.gate
         if gate is None:
             raise RuntimeError("a route is served before Gate.bind took charge of it")
-        started = False
-
-        async def watch_start(message: Message) -> None:
-            nonlocal started
-            started = started or message["type"] == "http.response.start"
-            await send(message)
-
+        answer = _Answer(send)
         try:
             principal = OWNER if self.public else await gate.admit(scope)
+            self._check_method(scope["method"], gate)
             limited = gate.limit_body(scope, receive)
-            with acting_as(principal), gate.track(principal, streams=self.streams):
-                await super().handle(scope, limited, watch_start)
+            with acting_as(principal), gate.track(principal, streams=self.streams) as live:
+                await super().handle(scope, live.receiving(limited), answer.send)
+            if live.cut_by is not None:
+                raise live.cut_by
         except AppError as error:
-            if started:
-                raise
-            await gate.render(self.door, error, scope)(scope, receive, send)
+            if answer.started:
+                await answer.end()
+            else:
+                await gate.render(self.door, error, scope)(scope, receive, send)
+
+    def _check_method(self, method: str, gate: Gate) -> None:
+        if self.methods and method not in self.methods:
+            allow = gate.methods_at(self.path)
+            raise MethodNotAllowed(f"{method} is not served at {self.path}: {allow}", allow=allow)
+
+
+class _Answer:
+    """Passes an answer on and knows how far it got."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.started = False
+        self._ended = False
+
+    async def send(self, message: Message) -> None:
+        self.started = self.started or message["type"] == "http.response.start"
+        if message["type"] == "http.response.body":
+            self._ended = not message.get("more_body", False)
+        await self._send(message)
+
+    async def end(self) -> None:
+        """End a stream that was cut, so that its client sees an end and not a broken line."""
+        if not self._ended:
+            await self.send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+@dataclass(eq=False, slots=True)
+class LiveRequest:
+    """A request in progress; `cut_by` is why it was ended from outside, if it was."""
+
+    streams: bool
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    cut_by: AppError | None = None
+    _receiving: set[anyio.CancelScope] = field(default_factory=set[anyio.CancelScope])
+
+    def cut(self, reason: AppError) -> None:
+        """End it. To a stream it looks as if its client left, so that the SDK closes all it opened."""
+        self.cut_by = reason
+        if not self.streams:
+            self.scope.cancel()
+            return
+        for receiving in list(self._receiving):
+            receiving.cancel()
+        asyncio.get_running_loop().call_later(POLITE_SECONDS, self.scope.cancel)
+
+    def receiving(self, receive: Receive) -> Receive:
+        """Return a `receive` that reports a disconnect once the request is cut."""
+
+        async def receive_until_cut() -> Message:
+            with anyio.CancelScope() as scope:
+                self._receiving.add(scope)
+                try:
+                    if self.cut_by is None:
+                        return await receive()
+                finally:
+                    self._receiving.discard(scope)
+            return {"type": "http.disconnect"}
+
+        return receive_until_cut if self.streams else receive
 
 
 class Gate:
@@ -93,9 +159,10 @@ class Gate:
         self._keys = keys
         self._auth = auth
         self._max_body_bytes = max_body_bytes
-        self._live: dict[str, set[anyio.CancelScope]] = {}
-        self._streams: set[anyio.CancelScope] = set()
-        self.renderers: dict[Door, Renderer] = {"mcp": render_plain, "plain": render_plain}
+        self._live: dict[str, set[LiveRequest]] = {}
+        self._streams: set[LiveRequest] = set()
+        self.routes: list[DeclaredRoute] = []
+        self.renderers: dict[Door, Renderer] = {"mcp": render_mcp, "plain": render_plain}
 
     def bind(self, routes: Sequence[BaseRoute]) -> None:
         """Take charge of the routes.
@@ -109,6 +176,12 @@ class Gate:
                     f"route {route!r} declares no verb; make it a DeclaredRoute"
                 )
             route.gate = self
+            self.routes.append(route)
+
+    def methods_at(self, path: str) -> str:
+        """Return the methods that are served at a route's path, as the Allow header has them."""
+        here = (route.methods or set[str]() for route in self.routes if route.path == path)
+        return ", ".join(sorted(set[str]().union(*here)))
 
     async def admit(self, scope: Scope) -> Principal:
         """Return the principal of a request, and note it in the scope for the SDK's session checks.
@@ -135,7 +208,11 @@ class Gate:
         kind, _, secret = given[0].decode("latin-1").partition(" ")
         if kind.lower() != "bearer" or not secret.strip():
             raise Unauthenticated("send the key as the header Authorization: Bearer KEY")
-        return await self._keys.authenticate(secret.strip())
+        try:
+            return await self._keys.authenticate(secret.strip())
+        except (SQLAlchemyError, *DISCONNECTED) as error:
+            logger.warning("keys: the control database does not answer (%s)", error)
+            raise Unavailable("no key can be checked at the moment; try again") from error
 
     def limit_body(self, scope: Scope, receive: Receive) -> Receive:
         """Return a `receive` that ends a body over the limit.
@@ -161,27 +238,28 @@ class Gate:
         return limited
 
     @contextmanager
-    def track(self, principal: Principal, *, streams: bool) -> Generator[None]:
+    def track(self, principal: Principal, *, streams: bool) -> Generator[LiveRequest]:
         """Let the body be cut when the key dies or, if it streams, when the server stops."""
-        with anyio.CancelScope() as scope:
+        live = LiveRequest(streams)
+        with live.scope:
             group = self._live.setdefault(principal.key_id, set()) if principal.key_id else None
             if group is not None:
-                group.add(scope)
+                group.add(live)
             if streams:
-                self._streams.add(scope)
+                self._streams.add(live)
             try:
-                yield
+                yield live
             finally:
-                self._streams.discard(scope)
+                self._streams.discard(live)
                 if group is not None and principal.key_id is not None:
-                    group.discard(scope)
+                    group.discard(live)
                     if not group:
                         self._live.pop(principal.key_id, None)
 
     def close_streams(self) -> None:
         """End the answers that have no end of their own: the server is stopping."""
-        for scope in list(self._streams):
-            scope.cancel()
+        for live in list(self._streams):
+            live.cut(_STOPPING)
 
     @asynccontextmanager
     async def watching(self) -> AsyncGenerator[None]:
@@ -203,18 +281,20 @@ class Gate:
             except DISCONNECTED as error:
                 logger.warning("keys: the control database does not answer (%s)", error)
                 continue
+            except Exception:  # whatever it was, the watch must go on
+                logger.exception("keys: it is not known which of them died")
+                continue
             for key_id in dead:
-                for scope in list(self._live.get(key_id, ())):
-                    scope.cancel()
+                for live in list(self._live.get(key_id, ())):
+                    live.cut(_DEAD)
 
     def render(self, door: Door, error: AppError, scope: Scope) -> Response:
         """Return the error in the door's form."""
         return self.renderers[door](error, scope)
 
-
-def render_plain(error: AppError, scope: Scope) -> Response:
-    """Return `{error: CODE, message}`; a missing key names the scheme to use."""
-    del scope
-    headers = {"WWW-Authenticate": 'Bearer realm="isthmus"'} if error.status == 401 else None
-    body = {"error": error.code, "message": error.message}
-    return JSONResponse(body, status_code=error.status, headers=headers)
+    def render_for_path(self, error: AppError, scope: Scope) -> Response:
+        """Return the error in the form of the door at this path: for what fails before any route runs."""
+        for route in self.routes:
+            if route.matches(scope)[0] is not Match.NONE:
+                return self.render(route.door, error, scope)
+        return self.render("plain", error, scope)

@@ -7,12 +7,21 @@ import logging
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from mcp_server.door_errors import Renderer, render_plain
+from mcp_server.errors import AppError, Forbidden
 
 logger = logging.getLogger(__name__)
 
 LOOPBACK_NAMES = frozenset({"localhost", "localhost.localdomain"})
+
+
+class UnknownHost(AppError):
+    """The request was sent to a name that this server does not go by."""
+
+    code = "forbidden"
+    status = 421
 
 
 class HostGuard:
@@ -22,8 +31,15 @@ class HostGuard:
     a loopback name, or a name that the operator allowed; an Origin likewise.
     """
 
-    def __init__(self, app: ASGIApp, hosts: Iterable[str], origins: Iterable[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        hosts: Iterable[str],
+        origins: Iterable[str],
+        render: Renderer = render_plain,
+    ) -> None:
         self._app = app
+        self._render = render
         self._hosts = LOOPBACK_NAMES | {_name(item) for item in hosts}
         self._origins = {item.rstrip("/").lower() for item in origins}
 
@@ -35,27 +51,21 @@ class HostGuard:
             ]
             refusal = self._refusal(headers)
             if refusal is not None:
-                status, message = refusal
-                logger.warning("refused a request: %s", message)
-                body = {"error": "forbidden", "message": message}
-                await JSONResponse(body, status_code=status)(scope, receive, send)
+                logger.warning("refused a request: %s", refusal.message)
+                await self._render(refusal, scope)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    def _refusal(self, headers: list[tuple[bytes, bytes]]) -> tuple[int, str] | None:
+    def _refusal(self, headers: list[tuple[bytes, bytes]]) -> AppError | None:
         hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
         if len(hosts) != 1 or not self._known(_name(hosts[0])):
-            return (
-                421,
-                f"host {', '.join(hosts)[:100]!r} is not served here; set ISTHMUS_ALLOWED_HOSTS",
-            )
+            shown = ", ".join(hosts)[:100]
+            return UnknownHost(f"host {shown!r} is not served here; set ISTHMUS_ALLOWED_HOSTS")
         for name, value in headers:
-            if name == b"origin" and not self._own_origin(
-                value.decode("latin-1").lower(), hosts[0]
-            ):
-                return (
-                    403,
-                    f"origin {value.decode('latin-1')[:100]!r} is not allowed; set ISTHMUS_ALLOWED_ORIGINS",
+            origin = value.decode("latin-1").lower()
+            if name == b"origin" and not self._own_origin(origin, hosts[0]):
+                return Forbidden(
+                    f"origin {origin[:100]!r} is not allowed; set ISTHMUS_ALLOWED_ORIGINS"
                 )
         return None
 
@@ -65,8 +75,11 @@ class HostGuard:
     def _own_origin(self, origin: str, host: str) -> bool:
         if origin in self._origins:
             return True
-        parts = urlsplit(origin)
-        name = parts.hostname or ""
+        try:
+            parts = urlsplit(origin)
+            name = parts.hostname or ""
+        except ValueError:  # half an IPv6 address
+            return False
         if parts.scheme not in {"http", "https"}:
             return False
         # The page that this very server handed out, or one on this machine.
