@@ -37,7 +37,8 @@ class UpstreamEmbedder:
         answer = await self._upstream.embed(body)
         vectors: dict[int, list[float]] = {}
         for position, entry in enumerate(map(object_of, list_of(answer["data"]))):
-            vectors[int(entry.get("index", position))] = list_of(entry.get("embedding"))
+            index = entry.get("index")
+            vectors[index if isinstance(index, int) else position] = list_of(entry.get("embedding"))
         listed = [vectors.get(position, []) for position in range(len(texts))]
         dimensions = self.dimensions or len(listed[0])
         if not dimensions or any(len(vector) != dimensions for vector in listed):

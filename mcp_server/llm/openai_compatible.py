@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from mcp_server.errors import Unavailable
-from mcp_server.llm import ChatRequest, Chunk, Completion, ModelInfo
+from mcp_server.llm import ChatRequest, Chunk, Completion, ModelInfo, UpstreamError
 from mcp_server.llm.api_client import ApiClient, open_api_client
 from mcp_server.llm.api_errors import refusal_in_stream
 from mcp_server.llm.wire import list_of, object_of
@@ -62,7 +62,15 @@ class OpenAICompatible:
 
     async def models(self) -> list[ModelInfo]:
         """Ask `GET /models`; what a model can do is guessed from its name."""
-        answer = self._object(await self._client.get("/models"), "data")
+        try:
+            answer = self._object(await self._client.get("/models"), "data")
+        except UpstreamError as error:
+            if error.status != 404:
+                raise
+            raise Unavailable(
+                f"{self.name} has no list of models (GET {self.name}/models is not found): "
+                "should the address end in /v1?"
+            ) from error
         ids = [object_of(each).get("id") for each in list_of(answer["data"])]
         return [
             ModelInfo(model_id, self.name, _capabilities(model_id), healthy=True)

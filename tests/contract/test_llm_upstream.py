@@ -337,3 +337,12 @@ async def test_a_list_that_is_none_is_an_error(payload: Any) -> None:
     async with asking(answer) as (model, _):
         with pytest.raises(AppError):
             await model.models()
+
+
+async def test_a_list_that_is_not_found_hints_at_the_address() -> None:
+    async def answer(exchange: Exchange) -> None:
+        await exchange.send(b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n")
+
+    async with asking(answer) as (model, _):
+        with pytest.raises(Unavailable, match="should the address end in /v1"):
+            await model.models()
