@@ -96,6 +96,15 @@ async def test_an_agent_takes_no_tools_from_outside(
     assert door.model.requests == []
 
 
+async def test_a_conversation_that_an_agent_cannot_have_is_refused(door: Door) -> None:
+    old: Any = [{"role": "function", "name": "f", "content": "x"}]
+    async with connect(door) as client:
+        with pytest.raises(openai.BadRequestError) as caught:
+            await ask(client, messages=old)
+
+    assert (caught.value.code, caught.value.param) == ("invalid_value", "messages")
+
+
 async def test_a_key_for_one_agent_runs_only_that(door: Door) -> None:
     made = await door.keys.create("one", scopes=["run:agent://clerk", "read"])
     async with connect(door, made["key"]) as client:
