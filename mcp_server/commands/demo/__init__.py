@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -57,7 +58,11 @@ async def demo(settings: Settings, *, url: str | None, key: str | None) -> int:
             raise
         return 128 + ended_by[0]
     except BrokenPipeError:  # nobody reads any more: `isthmus demo | head`
+        sys.stdout = None  # or the interpreter complains when it flushes at its end
         return 1
+    finally:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            loop.remove_signal_handler(number)
 
 
 async def _demo(screen: Screen, settings: Settings, url: str | None, key: str | None) -> int:
