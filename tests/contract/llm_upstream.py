@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from mcp_server.llm import Chunk
+from mcp_server.llm.openai_compatible import OpenAICompatible, open_openai_compatible
+
+REQUEST: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "x_y": 1}
 EVENT_STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
 
 
@@ -120,3 +124,16 @@ async def _watch(reader: asyncio.StreamReader, exchange: Exchange) -> None:
             exchange.gone.set()
     except ConnectionError:
         exchange.gone.set()
+
+
+@asynccontextmanager
+async def asking(
+    answer: Answer, key: str | None = "sk-upstream"
+) -> AsyncIterator[tuple[OpenAICompatible, Upstream]]:
+    async with serving(answer) as upstream, open_openai_compatible(upstream.url, key) as model:
+        yield model, upstream
+
+
+async def everything(model: OpenAICompatible) -> list[Chunk]:
+    async with aclosing(model.stream(REQUEST)) as chunks:
+        return [each async for each in chunks]
