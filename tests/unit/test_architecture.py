@@ -23,7 +23,6 @@ LONG_FILES: dict[str, str] = {}
 LONG_FUNCTIONS: dict[str, str] = {
     "mcp_server/app.py:open_runtime": "the composition root is one sequence of openings",
     "mcp_server/operation.py:__call__": "the one place that decides, meters, journals and audits",
-    "mcp_server/storage/vectors/postgresql.py:_score": "one SQL statement, built from its parts",
 }
 
 

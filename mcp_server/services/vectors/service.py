@@ -88,7 +88,7 @@ class VectorService:
             digest = content.fingerprint(text)
             if present and present.sha256 == digest and _same(present.metadata, wanted):
                 return VectorAdded(store=name, document=given, chunks=present.chunks)
-            pieces = await anyio.to_thread.run_sync(content.pieces, text)
+            pieces = await anyio.to_thread.run_sync(content.pieces, text, abandon_on_cancel=True)
             draft = Draft(given, wanted, digest, pieces)
             await self._indexer.add(op, known, name, draft, progress)
         return VectorAdded(store=name, document=given, chunks=len(pieces))

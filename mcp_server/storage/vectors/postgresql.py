@@ -242,15 +242,7 @@ async def _score(
     choosing: Sequence[_Term],
 ) -> list[Hit]:
     """Return the best chunks by BM25 among those that hold a choosing term."""
-    wanted = " | ".join(quoted(term.lexeme) for term in choosing)
-    tsquery = text("cast(cast(:wanted as text) as tsquery)").bindparams(wanted=wanted)
-    tokens = chunk_vectors.c.tokens
-    candidates = select(chunk_vectors.c.id, chunk_vectors.c.length, tokens).where(
-        _within(store), tokens.op("@@")(tsquery)
-    )
-    if sum(term.frequency for term in choosing) > CANDIDATES:
-        candidates = candidates.order_by(func.ts_rank(tokens, tsquery).desc(), chunk_vectors.c.id)
-    chosen = _restricted(candidates, query.restriction).limit(CANDIDATES).cte("chosen")
+    chosen = _candidates(store, query, choosing).cte("chosen")
     lexemes = bindparam("lexemes", [term.lexeme for term in terms], type_=ARRAY(Text))
     weights = bindparam("weights", [term.weight for term in terms], type_=ARRAY(Double))
     # Only the query's lexemes are unpacked: a chunk holds a hundred others.
@@ -278,3 +270,16 @@ async def _score(
         .limit(query.depth)
     )
     return [Hit(row[0], float(row[1])) for row in await tx.execute(statement)]
+
+
+def _candidates(store: Store, query: Query, choosing: Sequence[_Term]) -> Select[*tuple[Any, ...]]:
+    """Return the query for chunks that hold a choosing term; if they are too many, for the fullest."""
+    wanted = " | ".join(quoted(term.lexeme) for term in choosing)
+    tsquery = text("cast(cast(:wanted as text) as tsquery)").bindparams(wanted=wanted)
+    tokens = chunk_vectors.c.tokens
+    found = select(chunk_vectors.c.id, chunk_vectors.c.length, tokens).where(
+        _within(store), tokens.op("@@")(tsquery)
+    )
+    if sum(term.frequency for term in choosing) > CANDIDATES:
+        found = found.order_by(func.ts_rank(tokens, tsquery).desc(), chunk_vectors.c.id)
+    return _restricted(found, query.restriction).limit(CANDIDATES)
