@@ -44,7 +44,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "install":
         from mcp_server.commands.install import install
 
-        return install(options.client, dry_run=options.dry_run)
+        return install(options.client, settings.data_dir, dry_run=options.dry_run)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_command(settings, options))
 

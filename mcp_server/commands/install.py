@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,17 +14,20 @@ from typing import Any, cast
 import platformdirs
 
 from mcp_server.errors import ConfigurationError
+from mcp_server.settings import default_data_dir
 
 NAME = "isthmus"
 
 
-def install(client: str, *, dry_run: bool) -> int:
-    """Add `isthmus stdio` to the client; other entries of its file stay as they are.
+def install(client: str, data_dir: Path, *, dry_run: bool) -> int:
+    """Add `isthmus stdio` over `data_dir` to the client; other entries of its file stay as they are.
 
     Raises:
         ConfigurationError: the client's program or file is not usable.
     """
-    entry = {"command": _program(), "args": ["stdio"]}
+    # Clients start it without our environment, so a directory of the user's choice is named.
+    where = [] if data_dir == default_data_dir() else ["--data-dir", str(data_dir.absolute())]
+    entry = {"command": _program(), "args": [*where, "stdio"]}
     if client == "claude-code":
         return _claude_code(entry, dry_run=dry_run)
     path, section = _file(client)
@@ -42,12 +46,13 @@ def install(client: str, *, dry_run: bool) -> int:
 
 
 def _program() -> str:
-    """Return the absolute path of our command: clients start it without our environment."""
+    """Return the absolute path of our command: clients have a PATH of their own."""
     beside = Path(sys.executable).with_name("isthmus")
     found = str(beside) if beside.exists() else shutil.which("isthmus")
     if found is None:
         raise ConfigurationError(
-            "the isthmus command is not installed; run `uv tool install isthmus`"
+            "the isthmus command is neither beside this Python nor on the PATH; "
+            "run `uv run isthmus install …` in the clone"
         )
     return found
 
@@ -55,10 +60,10 @@ def _program() -> str:
 def _claude_code(entry: dict[str, Any], *, dry_run: bool) -> int:
     command = ["claude", "mcp", "add", NAME, "--", entry["command"], *entry["args"]]
     if dry_run:
-        print(" ".join(command))
+        print(shlex.join(command))
         return 0
     if shutil.which("claude") is None:
-        raise ConfigurationError(f"claude is not on the PATH; run there: {' '.join(command)}")
+        raise ConfigurationError(f"claude is not on the PATH; run there: {shlex.join(command)}")
     return subprocess.run(command, check=False).returncode  # noqa: S603  our own words only
 
 
