@@ -136,9 +136,7 @@ class SqlService:
         async with self._operation(principal, "read", f"{OWN}*", deadline=deadline):
             tables = await engine.describe(schema, pattern or "*", detail)
         return SqlTables(
-            tables=[
-                item for item in tables if policy.allows(principal, "read", OWN + item["name"])
-            ]
+            tables=[item for item in tables if policy.allows(principal, "read", OWN + item["name"])]
         )
 
     async def table(self, principal: Principal, schema: str, table: str) -> dict[str, Any]:

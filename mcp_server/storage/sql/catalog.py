@@ -8,8 +8,12 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mcp_server.errors import InvalidInput
 from mcp_server.storage.sql import Detail
 from mcp_server.storage.sql.values import PgType
+
+# What fits one answer; a narrower pattern gets the rest.
+MAX_TABLES: dict[Detail, int] = {"names": 10_000, "summary": 500, "full": 100}
 
 # With the schema alone on the search path the deparsers leave it out of what they print.
 _PATH = text("select set_config('search_path', :schema, true)")
@@ -29,7 +33,7 @@ _RELATIONS = text(
     from pg_class c
     where c.relnamespace = (select oid from pg_namespace where nspname = :schema)
       and c.relkind in ('r', 'p', 'v', 'm') and c.relname like :pattern escape '\\'
-    order by c.relname
+    order by c.relname limit :most
     """
 )
 _COLUMNS = text(
@@ -76,10 +80,19 @@ async def describe(
 
     names: name, kind. summary: also columns, row_estimate (None for a view), comment. full: also
     defaults, keys, constraints, indexes, and a view's definition. What is absent is left out.
+
+    Raises:
+        InvalidInput: more tables fit than one answer holds.
     """
     await connection.execute(_PATH, {"schema": schema})
+    most = MAX_TABLES[detail]
     values = {"schema": schema, "pattern": _like(pattern), "full": detail == "full"}
-    rows = (await connection.execute(_RELATIONS, values)).mappings().all()
+    rows = (await connection.execute(_RELATIONS, values | {"most": most + 1})).mappings().all()
+    if len(rows) > most:
+        raise InvalidInput(
+            f"pattern: it fits more than {most} tables; narrow it, or ask for less detail",
+            param="pattern",
+        )
     if detail == "names":
         return [{"name": row["name"], "kind": row["kind"]} for row in rows]
     tables: dict[int, dict[str, Any]] = {row["oid"]: _present(row, but="oid") for row in rows}

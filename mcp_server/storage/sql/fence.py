@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mcp_server.errors import Unavailable
 from mcp_server.storage.sql.statements import grammar
 from mcp_server.storage.sql.statements.functions import ALLOWED_FUNCTIONS
 from mcp_server.storage.sql.statements.grammar import Reserved
@@ -55,10 +56,15 @@ _CLOSE_DATABASE = """
 revoke connect, temporary on database "{database}" from public;
 revoke all on schema public from public
 """
-_OWNERSHIP = text(
+_DATABASE = text(
     """
     select current_setting('is_superuser') = 'on' as superuser,
-           pg_has_role(d.datdba, 'usage') as owner, d.datname as database
+           pg_has_role(d.datdba, 'usage') as owner, d.datname as database,
+           to_regclass('alembic_version') is not null as control,
+           exists (select from aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) g
+                   where g.grantee = 0)
+           or exists (select from pg_namespace n, aclexplode(n.nspacl) g
+                      where n.nspname = 'public' and g.grantee = 0) as open
     from pg_database d where d.datname = current_database()
     """
 )
@@ -96,9 +102,16 @@ async def raise_fence(connection: AsyncConnection) -> Catalog:
     """Take from PUBLIC what no tenant needs, and return what the catalog says. Idempotent.
 
     Call it in a transaction of the data database's owner.
+
+    Raises:
+        Unavailable: it is the control database, which tenants must not enter.
     """
     await connection.execute(LOCK)
-    rights = (await connection.execute(_OWNERSHIP)).one()
+    rights = (await connection.execute(_DATABASE)).one()
+    if rights.control:
+        raise Unavailable(
+            "ISTHMUS_DATA_URL names the control database; give the tenants' SQL one of its own"
+        )
     if rights.superuser:
         await _revoke_functions(connection)
         if await connection.scalar(_CATALOG_OPEN):
@@ -108,7 +121,7 @@ async def raise_fence(connection: AsyncConnection) -> Catalog:
             "the owner of the data database is no superuser: tenants are kept apart by their roles "
             "and the parser only, and PostgreSQL's catalog stays readable to their roles"
         )
-    if rights.superuser or rights.owner:
+    if rights.open and (rights.superuser or rights.owner):
         database = rights.database.replace('"', '""')
         await _run(connection, _CLOSE_DATABASE.format(database=database))
     return await _read(connection, superuser=rights.superuser)

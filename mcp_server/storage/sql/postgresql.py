@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from sqlalchemy import text
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-
 from mcp_server.errors import InvalidInput, LimitExceeded, Timeout, Unavailable
-from mcp_server.storage.sql import Checked, Detail, Page, SqlResult, catalog
+from mcp_server.storage.sql import Checked, Detail, Page, SqlResult
 from mcp_server.storage.sql.connections import Connections, Role
 from mcp_server.storage.sql.failures import hide, translate
-from mcp_server.storage.sql.fence import Catalog, raise_fence
-from mcp_server.storage.sql.tenant_roles import TenantRoles
+from mcp_server.storage.sql.owner import Owner
 from mcp_server.storage.sql.values import PgType, decoder, encode
 from mcp_server.storage.sql.wire import (
     ConnectionLost,
@@ -28,14 +21,11 @@ from mcp_server.storage.sql.wire import (
     Session,
 )
 
-logger = logging.getLogger(__name__)
-
 # Rows arrive in batches whose size follows from the rows seen so far; the first is a guess.
 FIRST_BATCH = 8
 LARGEST_BATCH = 1000
 # What one batch may bring over the wire before the connection is cut.
-BATCH_BYTES = 32 * 1024 * 1024
-OWNER_CONNECTIONS = 2
+BATCH_BYTES = 16 * 1024 * 1024
 
 _FIXED_SETTINGS = {
     "application_name": "isthmus",
@@ -63,42 +53,25 @@ async def open_postgresql(
     `data_url` names a database that is this server's alone, and a role that owns it and may create
     roles. The tenants' passwords are derived from `secret`.
     """
-    url = make_url(data_url).set(drivername="postgresql+asyncpg")
-    owner = create_async_engine(
-        url,
-        pool_size=OWNER_CONNECTIONS,
-        max_overflow=0,
-        pool_pre_ping=True,
-        connect_args={"timeout": 10, "server_settings": {"application_name": "isthmus owner"}},
-    )
-    roles = TenantRoles(secret, url.database or url.username or "postgres")
-    engine = PostgresqlEngine(data_url, owner, roles, connections, timeout_seconds)
+    owner = Owner(data_url, secret)
+    engine = PostgresqlEngine(data_url, owner, connections, timeout_seconds)
     try:
         yield engine
     finally:
         await engine.aclose()
-        await owner.dispose()
+        await owner.aclose()
 
 
 class PostgresqlEngine:
     """See `SqlEngine`. Made by `open_postgresql`."""
 
     def __init__(
-        self,
-        data_url: str,
-        owner: AsyncEngine,
-        roles: TenantRoles,
-        connections: int,
-        timeout_seconds: float,
+        self, data_url: str, owner: Owner, connections: int, timeout_seconds: float
     ) -> None:
         self._data_url = data_url
-        self._owner_engine = owner
-        self._roles = roles
+        self._owner = owner
         self._timeout = timeout_seconds
         self._connections = Connections(self._connect, connections)
-        self._catalog: Catalog | None = None
-        self._preparing = asyncio.Lock()
-        self._made: set[str] = set()
 
     @property
     def url(self) -> str:
@@ -108,19 +81,17 @@ class PostgresqlEngine:
         await self._connections.aclose()
 
     async def ping(self) -> None:
-        async with self._owner() as owner:
-            await owner.execute(text("select 1"))
+        await self._owner.ping()
 
     async def check(self, schema: str, sql: str, *, writable: bool) -> Checked:
         # The parser costs a tenth of a second to import, and not every start runs SQL.
         from mcp_server.storage.sql.statements.check import check
 
-        known = await self._prepared()
+        known = await self._owner.catalog()
         return check(sql, schema, writable=writable, reserved=known.reserved)
 
     async def describe(self, schema: str, pattern: str, detail: Detail) -> list[dict[str, Any]]:
-        async with self._owner() as owner:
-            return await catalog.describe(owner, schema, pattern, detail)
+        return await self._owner.describe(schema, pattern, detail)
 
     async def run(
         self, schema: str, statement: Checked, params: Sequence[Any], page: Page
@@ -158,7 +129,7 @@ class PostgresqlEngine:
             except LoginRefused as error:
                 if last:
                     raise Unavailable("the data database refuses this tenant's role") from error
-                await self._make(schema, renew=True)
+                await self._owner.ensure(schema, renew=True)
             except ConnectionLost as error:
                 if begun and statement.effects:
                     raise Unavailable(
@@ -181,7 +152,7 @@ class PostgresqlEngine:
                 param="params",
             )
         oids = {*parameters, *(column.oid for column in columns)}
-        types = await self._types(schema, oids)
+        types = await self._owner.types(schema, oids)
         arguments = [
             encode(value, types[oid], f"params[{index}]")
             for index, (value, oid) in enumerate(zip(params, parameters, strict=True))
@@ -198,19 +169,8 @@ class PostgresqlEngine:
         names = [(column.name, types[column.oid].name) for column in columns]
         return SqlResult(names, rows, len(rows), more)
 
-    async def _types(self, schema: str, oids: Iterable[int]) -> dict[int, PgType]:
-        """Return the types; the catalog is asked only about those that tenants made."""
-        known = (await self._prepared()).types
-        unknown = [oid for oid in oids if oid not in known]
-        if not unknown:
-            return known
-        async with self._owner() as owner:
-            return known | await catalog.types(owner, schema, unknown)
-
     async def _connect(self, role: Role) -> Session:
-        await self._prepared()
-        if role.schema not in self._made:
-            await self._make(role.schema)
+        await self._owner.ensure(role.schema)
         milliseconds = int(self._timeout * 1000)
         settings = _FIXED_SETTINGS | {
             "search_path": role.schema,
@@ -221,40 +181,11 @@ class PostgresqlEngine:
         }
         return await Session.open(
             self._data_url,
-            self._roles.name(role),
-            self._roles.password(role),
+            self._owner.roles.name(role),
+            self._owner.roles.password(role),
             settings,
             limit=BATCH_BYTES,
         )
-
-    async def _make(self, schema: str, *, renew: bool = False) -> None:
-        superuser = (await self._prepared()).superuser
-        async with self._owner() as owner:
-            await self._roles.ensure(owner, schema, superuser=superuser, renew=renew)
-        self._made.add(schema)
-
-    async def _prepared(self) -> Catalog:
-        """Return what the catalog says, after the fence stands: once per process."""
-        if self._catalog is None:
-            async with self._preparing:
-                if self._catalog is None:
-                    async with self._owner() as owner:
-                        self._catalog = await raise_fence(owner)
-        return self._catalog
-
-    @asynccontextmanager
-    async def _owner(self) -> AsyncGenerator[AsyncConnection]:
-        """Yield a transaction of the owner.
-
-        Raises:
-            Unavailable: the database does not answer, or refuses its owner.
-        """
-        try:
-            async with self._owner_engine.begin() as connection:
-                yield connection
-        except (SQLAlchemyError, OSError, TimeoutError) as error:
-            logger.exception("the data database fails its owner")
-            raise Unavailable("the data database does not answer; try again") from error
 
 
 async def _rows(

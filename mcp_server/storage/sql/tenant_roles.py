@@ -21,7 +21,8 @@ _ITERATIONS = (
 # A tenant may fill this much of the disk with one statement's sorts and hashes.
 _TEMPORARY_FILES = "1GB"
 
-_EXIST = text("select rolname::text from pg_roles where rolname = any(:names)")
+_ROLES = text("select rolname::text from pg_roles where rolname = any(:names)")
+_SCHEMA_EXISTS = text("select exists (select from pg_namespace where nspname = :schema)")
 
 # The server owns the schema, so the tenant cannot drop it or give it away. What the tenant's writing role
 # makes is its own, and its reading role may read it.
@@ -72,10 +73,12 @@ class TenantRoles:
             sqlalchemy.exc.DBAPIError: the owner may not create roles or schemas.
         """
         roles = {self.name(role): role for role in (Role(schema, True), Role(schema, False))}
-        if not renew and len(await self._existing(connection, [*roles])) == len(roles):
+        # Roles are the cluster's, schemas the database's: one can be there without the other.
+        made = await connection.scalar(_SCHEMA_EXISTS, {"schema": schema})
+        if made and not renew and len(await _existing(connection, [*roles])) == len(roles):
             return
         await connection.execute(LOCK)
-        existing = await self._existing(connection, [self.group, *roles])
+        existing = await _existing(connection, [self.group, *roles])
         database = self.database.replace('"', '""')
         if self.group not in existing:
             await connection.exec_driver_sql(f"create role {self.group} nologin")
@@ -96,9 +99,9 @@ class TenantRoles:
         for statement in script.split(";"):
             await connection.exec_driver_sql(statement)
 
-    @staticmethod
-    async def _existing(connection: AsyncConnection, names: list[str]) -> set[str]:
-        return set((await connection.execute(_EXIST, {"names": names})).scalars())
+
+async def _existing(connection: AsyncConnection, names: list[str]) -> set[str]:
+    return set((await connection.execute(_ROLES, {"names": names})).scalars())
 
 
 def _hash(*parts: str) -> str:

@@ -50,6 +50,17 @@ async def test_a_write_is_an_intent_and_then_a_write_for_each_table(
     assert len(set(labels[4:])) == 1
 
 
+async def test_moving_a_sequence_is_a_write(
+    sql: SqlService, principal: Principal, control: AsyncEngine
+) -> None:
+    await sql.execute(principal, "create sequence s")
+    await sql.execute(principal, "select nextval('s')")
+    assert [entry[:2] for entry in await entries(control, principal)] == [
+        ("intent", "sql://main/s"),
+        ("write", "sql://main/s"),
+    ] * 2
+
+
 async def test_a_statement_that_failed_is_aborted(
     sql: SqlService, principal: Principal, control: AsyncEngine
 ) -> None:

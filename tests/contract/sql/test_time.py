@@ -192,6 +192,43 @@ async def test_a_database_that_is_not_there_is_unavailable(
             await engine.ping()
 
 
+async def test_the_control_database_is_refused_as_the_tenants(
+    cluster: Cluster, operations: Operations, control: AsyncEngine, principal: Principal
+) -> None:
+    async with open_postgresql(cluster.control_url, SECRET) as engine:
+        with pytest.raises(Unavailable, match="names the control database"):
+            await SqlService(operations, control, engine).query(principal, "select 1")
+
+
+async def test_an_owner_that_may_not_create_roles_is_told_so(
+    cluster: Cluster, operations: Operations, control: AsyncEngine, principal: Principal
+) -> None:
+    admin = open_admin(cluster.data_url)
+    async with admin.connect() as connection:
+        autocommit = await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await autocommit.execute(text("create role weak login password 'weak'"))
+        await autocommit.execute(text("create database weak_data owner weak"))
+    await admin.dispose()
+    async with open_postgresql(cluster.url("weak_data", "weak", "weak"), SECRET) as engine:
+        with pytest.raises(Unavailable, match="CREATEROLE"):
+            await SqlService(operations, control, engine).query(principal, "select 1")
+
+
+async def test_a_database_made_anew_gets_its_schemas_again(
+    cluster: Cluster, operations: Operations, control: AsyncEngine, principal: Principal
+) -> None:
+    admin = open_admin(cluster.data_url)
+    for _ in range(2):  # the second time the roles exist already
+        async with admin.connect() as connection:
+            autocommit = await connection.execution_options(isolation_level="AUTOCOMMIT")
+            await autocommit.execute(text("drop database if exists anew"))
+            await autocommit.execute(text("create database anew"))
+        async with open_postgresql(cluster.url("anew"), SECRET) as engine:
+            service = SqlService(operations, control, engine)
+            await service.execute(principal, "create table t (a int)")
+    await admin.dispose()
+
+
 async def test_closing_the_engine_closes_its_connections(
     data_url: str,
     operations: Operations,

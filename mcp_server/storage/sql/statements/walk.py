@@ -17,7 +17,7 @@ from mcp_server.storage.sql.statements.names import OWN_SCHEMA, refused, slots_o
 from mcp_server.storage.sql.statements.touched import Touched
 
 _CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")
-_SEQUENCE = re.compile(r'[A-Za-z_\u0080-\U0010ffff][\w$]*|"(?:[^"]|"")+"')
+_IDENTIFIER = re.compile(r'[A-Za-z_\u0080-\U0010ffff][\w$]*|"(?:[^"]|"")+"')
 
 
 def words(node: ast.Node) -> str:
@@ -123,7 +123,6 @@ class Walk:
         if foreign or name not in ALLOWED_FUNCTIONS:
             raise refused(f"the function {'.'.join(parts)}()")
         if name in SEQUENCE_FUNCTIONS:
-            self.touched.effects = self.touched.effects or name != "currval"
             self._sequence(node, name)
         elif name == "pg_get_serial_sequence":
             _literal(node.args[0] if node.args else None, name)
@@ -133,13 +132,18 @@ class Walk:
         argument = node.args[0] if node.args else None
         if isinstance(argument, ast.FuncCall):
             if strings(argument.funcname)[-1:] == ["pg_get_serial_sequence"]:
-                return  # the walk checks it
+                argument = (argument.args or (None,))[0]  # the table stands for its sequence
         elif isinstance(argument, ast.TypeCast):
             cast_to: Any = argument.typeName
             if strings(cast_to.names) == ["regclass"]:
                 self.sequence_types.add(id(cast_to))
             argument = argument.arg
-        _literal(argument, name)
+        sequence = _literal(argument, name)
+        if name == "currval":
+            self.touched.reads.add(sequence)
+        else:
+            self.touched.writes.add(sequence)
+            self.touched.effects = True
 
     def _expression(self, node: Any) -> None:
         match node:
@@ -161,13 +165,15 @@ class Walk:
                 pass
 
 
-def _literal(argument: Any, name: str) -> None:
-    """Check that a sequence or table is named by a literal, in the caller's own schema."""
+def _literal(argument: Any, name: str) -> str:
+    """Return the sequence or table that a literal names; it must be in the caller's own schema."""
     constant = argument.val if isinstance(argument, ast.A_Const) else None
-    if not isinstance(constant, ast.String) or not _SEQUENCE.fullmatch(constant.sval or ""):
+    text = (constant.sval or "") if isinstance(constant, ast.String) else ""
+    if not _IDENTIFIER.fullmatch(text):
         raise refused(
             f"{name}() of this argument", "give the name as a string literal without a schema"
         )
+    return text[1:-1].replace('""', '"') if text.startswith('"') else text.lower()
 
 
 def _targets(node: Any) -> Iterator[ast.RangeVar]:

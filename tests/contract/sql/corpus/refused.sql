@@ -169,6 +169,11 @@ select * from pg_settings
 select * from pg_locks
 select * from pg_largeobject
 select * from pg_hba_file_rules
+select * from U&"pg\005fclass"
+select U&"pg\005fsleep"(99)
+select "pg_sleep"(99)
+select "pg_catalog"."pg_sleep"(99)
+select pg_catalog."lo_import"('/etc/passwd')
 select * from pg_stats
 select * from pg_sequences
 select * from information_schema.tables

@@ -1,0 +1,100 @@
+"""The data database as its owner: makes the tenants' roles and schemas, and reads the catalog for them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from mcp_server.errors import Unavailable
+from mcp_server.storage.sql import Detail, catalog
+from mcp_server.storage.sql.fence import Catalog, raise_fence
+from mcp_server.storage.sql.tenant_roles import TenantRoles
+from mcp_server.storage.sql.values import PgType
+
+logger = logging.getLogger(__name__)
+
+CONNECTIONS = 2
+SECONDS = 30
+INSUFFICIENT_PRIVILEGE = "42501"
+
+
+class Owner:
+    """Connects on first use. No statement of a tenant ever runs here.
+
+    Every method raises Unavailable if the database does not answer, or refuses its owner.
+    """
+
+    def __init__(self, url: str, secret: bytes) -> None:
+        sqlalchemy_url = make_url(url).set(drivername="postgresql+asyncpg")
+        self._engine = create_async_engine(
+            sqlalchemy_url,
+            pool_size=CONNECTIONS,
+            max_overflow=0,
+            pool_pre_ping=True,
+            connect_args={"timeout": 10, "server_settings": {"application_name": "isthmus owner"}},
+        )
+        self.roles = TenantRoles(secret, sqlalchemy_url.database or "postgres")
+        self._catalog: Catalog | None = None
+        self._reading = asyncio.Lock()
+        self._made: set[str] = set()
+
+    async def aclose(self) -> None:
+        await self._engine.dispose()
+
+    async def ping(self) -> None:
+        async with self._transaction() as connection:
+            await connection.execute(text("select 1"))
+
+    async def catalog(self) -> Catalog:
+        """Return what the catalog says, after the fence stands: once per process."""
+        if self._catalog is None:
+            async with self._reading:
+                if self._catalog is None:
+                    async with self._transaction() as connection:
+                        self._catalog = await raise_fence(connection)
+        return self._catalog
+
+    async def ensure(self, schema: str, *, renew: bool = False) -> None:
+        """Make the roles and the schema of a tenant, if need be; `renew` sets the passwords again."""
+        if schema in self._made and not renew:
+            return
+        superuser = (await self.catalog()).superuser
+        async with self._transaction() as connection:
+            await self.roles.ensure(connection, schema, superuser=superuser, renew=renew)
+        self._made.add(schema)
+
+    async def types(self, schema: str, oids: Iterable[int]) -> dict[int, PgType]:
+        """Return the types, asking the server only about those that tenants made."""
+        known = (await self.catalog()).types
+        unknown = [oid for oid in oids if oid not in known]
+        if not unknown:
+            return known
+        async with self._transaction() as connection:
+            return known | await catalog.types(connection, schema, unknown)
+
+    async def describe(self, schema: str, pattern: str, detail: Detail) -> list[dict[str, Any]]:
+        async with self._transaction() as connection:
+            return await catalog.describe(connection, schema, pattern, detail)
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncGenerator[AsyncConnection]:
+        try:
+            async with asyncio.timeout(SECONDS), self._engine.begin() as connection:
+                yield connection
+        except (SQLAlchemyError, OSError, TimeoutError) as error:
+            logger.exception("the data database fails its owner")
+            state = getattr(getattr(error, "orig", None), "sqlstate", None)
+            if state == INSUFFICIENT_PRIVILEGE:
+                raise Unavailable(
+                    "the role in ISTHMUS_DATA_URL must own its database and may create roles "
+                    "(CREATEROLE); the server's log says what it was refused"
+                ) from error
+            raise Unavailable("the data database does not answer; try again") from error

@@ -1,0 +1,99 @@
+"""What a tenant is shown of its own schema."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mcp_server.auth.principal import Principal
+from mcp_server.errors import Forbidden, InvalidInput, NotFound
+from mcp_server.services.sql import SqlService
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(name=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1))
+async def test_any_identifier_is_quoted_or_refused(
+    sql: SqlService, principal: Principal, stranger: Principal, name: str
+) -> None:
+    """Whatever a table is called, it can be described and read, and no text of it is run."""
+    quoted = '"' + name.replace('"', '""') + '"'
+    if name.startswith("pg_"):
+        with pytest.raises(Forbidden):
+            await sql.execute(principal, f"create table {quoted} (a int)")
+        return
+    await sql.execute(principal, f"create table {quoted} (a int)")
+    stored = [item["name"] for item in (await sql.schema(principal, detail="names"))["tables"]]
+    try:
+        assert len(stored) == 1
+        assert name.startswith(stored[0])  # PostgreSQL cuts names to 63 bytes
+        shown = await sql.table(principal, "main", stored[0])
+        assert (shown["name"], shown["rows"]) == (stored[0], [])
+        with pytest.raises(NotFound):
+            await sql.table(stranger, "main", stored[0])
+    finally:
+        await sql.execute(principal, f"drop table {quoted}")
+
+
+async def test_the_schema_shows_as_much_as_is_asked(
+    sql: SqlService, principal: Principal, stranger: Principal
+) -> None:
+    assert (await sql.schema(principal))["tables"] == []
+    for statement in (
+        "create table orders (id int primary key, note text default 'x', total numeric(8,2) not null)",
+        "create table lines_1 (o int references orders on delete cascade, n int check (n > 0))",
+        "create index on lines_1 (n)",
+        "create view big as select id from orders where total > 9",
+        "comment on table orders is 'What was bought'",
+        "comment on column orders.total is 'in EUR'",
+    ):
+        await sql.execute(principal, statement)
+    names = (await sql.schema(principal, detail="names"))["tables"]
+    assert names == [
+        {"name": "big", "kind": "view"},
+        {"name": "lines_1", "kind": "table"},
+        {"name": "orders", "kind": "table"},
+    ]
+    (orders,) = (await sql.schema(principal, "ord*"))["tables"]
+    assert orders["comment"] == "What was bought"
+    assert orders["columns"][2] == {
+        "name": "total",
+        "type": "numeric(8,2)",
+        "nullable": False,
+        "comment": "in EUR",
+    }
+    (lines,) = (await sql.schema(principal, "lines%", "full"))["tables"]
+    assert [item["definition"] for item in lines["constraints"]] == [
+        "CHECK (n > 0)",
+        "FOREIGN KEY (o) REFERENCES orders(id) ON DELETE CASCADE",
+    ]
+    assert lines["indexes"] == ["CREATE INDEX lines_1_n_idx ON lines_1 USING btree (n)"]
+    (big,) = (await sql.schema(principal, "big", "full"))["tables"]
+    assert "FROM orders" in big["definition"]
+    everything = str((await sql.schema(principal, detail="full"))["tables"])
+    assert "tenant_" not in everything
+    for pattern in ("linesx1", "o_ders", "ORDERS", "\\"):
+        assert (await sql.schema(principal, pattern))["tables"] == []
+    assert (await sql.schema(stranger))["tables"] == []
+    with pytest.raises(InvalidInput, match="detail"):
+        await sql.schema(principal, detail="all")  # pyright: ignore[reportArgumentType]
+
+
+async def test_a_table_as_a_resource_has_its_definition_and_first_rows(
+    sql: SqlService, principal: Principal, stranger: Principal
+) -> None:
+    await sql.execute(principal, "create table t as select generate_series(1, 150) as n")
+    shown = await sql.table(principal, "main", "t")
+    assert shown["columns"] == [{"name": "n", "type": "integer", "nullable": True}]
+    assert (len(shown["rows"]), shown["truncated"]) == (100, True)
+    for who, schema, table in (
+        (principal, "main", "u"),
+        (principal, "main", "*"),
+        (principal, "other", "t"),
+        (principal, "pg_catalog", "pg_class"),
+        (stranger, "main", "t"),
+    ):
+        with pytest.raises(NotFound, match="does not exist"):
+            await sql.table(who, schema, table)
