@@ -20,6 +20,7 @@ from mcp_server.errors import InvalidInput, NotFound, Unauthenticated
 from mcp_server.policy import DEFAULT_SCOPES, parse_scope
 from mcp_server.settings import check_rate
 from mcp_server.storage.sql.schema import api_keys
+from mcp_server.timestamps import iso, iso_or_none
 
 KEY_PREFIX = "sk-isth-"
 # A key is asked for again after this many seconds: with the watch on open requests below it, a
@@ -253,10 +254,6 @@ def _check_name(value: str, param: str) -> None:
         )
 
 
-def _iso(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
-
-
 def _info(row: Any) -> KeyInfo:
     return KeyInfo(
         id=row["id"],
@@ -265,7 +262,7 @@ def _info(row: Any) -> KeyInfo:
         user=row["subject"],
         scopes=list(row["scopes"]),
         rate_limit=row["rate_limit"],
-        created_at=_iso(row["created_at"]) or "",
-        expires_at=_iso(row["expires_at"]),
-        revoked_at=_iso(row["revoked_at"]),
+        created_at=iso(row["created_at"]),
+        expires_at=iso_or_none(row["expires_at"]),
+        revoked_at=iso_or_none(row["revoked_at"]),
     )

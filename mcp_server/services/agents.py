@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from pydantic import ValidationError
@@ -19,6 +18,7 @@ from mcp_server.llm import ModelInfo
 from mcp_server.operation import Operations
 from mcp_server.services import names
 from mcp_server.storage.sql.schema import agents, encode_json
+from mcp_server.timestamps import iso
 
 __all__ = ["AgentItem", "AgentLimits", "AgentPage", "AgentService"]
 
@@ -211,10 +211,6 @@ def _item(row: Row[Any], definition: AgentDefinition) -> AgentItem:
     return AgentItem(
         **definition.model_dump(mode="json"),
         version=row.version,
-        created_at=_iso(row.created_at),
-        updated_at=_iso(row.updated_at),
+        created_at=iso(row.created_at),
+        updated_at=iso(row.updated_at),
     )
-
-
-def _iso(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC
 from typing import Any
 
 from sqlalchemy import ColumnElement, false, func, or_
@@ -15,6 +14,7 @@ from mcp_server.errors import InvalidInput
 from mcp_server.operation import Operations
 from mcp_server.services import names
 from mcp_server.storage.sql import schema
+from mcp_server.timestamps import iso
 
 FILTERABLE = ("uri", "verb", "version", "subject", "run")
 
@@ -93,5 +93,5 @@ def _change(row: dict[str, Any]) -> Change:
         prev_version=row["prev_version"],
         subject=row["subject"],
         run=row["run"],
-        at=row["at"].astimezone(UTC).isoformat().replace("+00:00", "Z"),
+        at=iso(row["at"]),
     )

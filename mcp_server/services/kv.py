@@ -15,6 +15,7 @@ from mcp_server.errors import Conflict, InvalidInput, NotFound
 from mcp_server.operation import Operations
 from mcp_server.services import names
 from mcp_server.storage.sql.schema import encode_json, kv
+from mcp_server.timestamps import iso_or_none
 
 MAX_VALUE_BYTES = 1024 * 1024
 MAX_TTL_SECONDS = 10 * 365 * 24 * 3600
@@ -119,7 +120,7 @@ class KvService:
             namespace=namespace,
             value=value,
             version=version,
-            expires_at=_iso(expires_at),
+            expires_at=iso_or_none(expires_at),
         )
 
     async def delete(
@@ -223,15 +224,11 @@ def _expiry(ttl_seconds: float | None) -> datetime | None:
     return datetime.now(UTC) + timedelta(seconds=ttl_seconds)
 
 
-def _iso(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
-
-
 def _item(row: Row[Any]) -> KvItem:
     return KvItem(
         key=row.key,
         namespace=row.namespace,
         value=row.value,
         version=row.version,
-        expires_at=_iso(row.expires_at),
+        expires_at=iso_or_none(row.expires_at),
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 from typing_extensions import TypedDict
 
 from mcp_server.runs.record import Run
+from mcp_server.timestamps import iso_or_none
 
 
 class RunError(TypedDict):
@@ -54,13 +54,9 @@ def run_item(run: Run, last_event: int) -> RunItem:
         error=None if error is None else RunError(code=error["code"], message=error["message"]),
         agent=run.agent,
         agent_version=definition.get("version"),
-        created_at=_iso(run.created_at),
-        started_at=_iso(run.started_at),
-        ended_at=_iso(run.ended_at),
+        created_at=iso_or_none(run.created_at),
+        started_at=iso_or_none(run.started_at),
+        ended_at=iso_or_none(run.ended_at),
         usage=run.usage,
         last_event=last_event,
     )
-
-
-def _iso(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

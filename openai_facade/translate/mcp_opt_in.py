@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from openai_facade.translate.tool_names import function_name
+from mcp_server.function_names import function_name
 from openai_facade.wire.faults import InvalidRequest, invalid, unsupported, wrong_type
 from openai_facade.wire.fields import as_array, as_string, boolean, required
 

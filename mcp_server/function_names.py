@@ -1,4 +1,4 @@
-"""Give MCP tools names that OpenAI's API allows."""
+"""Give MCP tools names that OpenAI's API, and so every model, allows."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import re
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from openai_facade.translate.tool_names import function_name
+from mcp_server.function_names import function_name
 
 ALLOWED = re.compile(r"^[a-zA-Z0-9_-]{1,64}$")
 
