@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Row
@@ -13,6 +12,7 @@ from typing_extensions import TypedDict
 from mcp_server.services.vectors import rows
 from mcp_server.storage.vectors import Finish, Hit, Hits, Store
 from mcp_server.storage.vectors.ranking import fuse
+from mcp_server.timestamps import iso
 
 
 class VectorAdded(TypedDict):
@@ -98,10 +98,9 @@ def _passage(row: Row[Any], score: float) -> VectorResult:
 
 def item(row: Row[Any]) -> VectorItem:
     """Return a document's row as a listing shows it."""
-    created: datetime = row.created_at
     return VectorItem(
         document=row.document,
         metadata=row.metadata,
         chunks=row.chunks,
-        created_at=created.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+        created_at=iso(row.created_at),
     )
