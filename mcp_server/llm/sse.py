@@ -24,9 +24,6 @@ class EventParser:
 
     def feed(self, received: bytes) -> list[bytes]:
         """Give the data of every event that `received` completes."""
-        if not self._started and received:
-            self._started = True
-            received = received.removeprefix(_BOM)
         if self._after_cr and received:
             # The CR has ended the line already: its LF must not end another.
             self._after_cr = False
@@ -36,6 +33,9 @@ class EventParser:
             received = received.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         lines = (self._rest + received).split(b"\n")
         self._rest = lines.pop()
+        if lines and not self._started:
+            self._started = True
+            lines[0] = lines[0].removeprefix(_BOM)
         if len(self._rest) > _LONGEST_LINE:
             raise LineTooLongError
         return self._events(lines)
