@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -162,10 +163,7 @@ class PostgresqlEngine:
         await session.bind(arguments, page.skip)
         rows, more = await _rows(session, [types[column.oid] for column in columns], page)
         if statement.kind == "explain":
-            rows = [
-                [hide(cell, schema) if isinstance(cell, str) else cell for cell in row]
-                for row in rows
-            ]
+            rows = [[_plan(cell, schema) for cell in row] for row in rows]
         names = [(column.name, types[column.oid].name) for column in columns]
         return SqlResult(names, rows, len(rows), more)
 
@@ -222,3 +220,10 @@ def _some(rows: list[list[Any]], page: Page) -> list[list[Any]]:
             param="sql",
         )
     return rows
+
+
+def _plan(cell: Any, schema: str) -> Any:
+    """Return a cell of EXPLAIN without the schema's real name; FORMAT JSON arrives decoded."""
+    if isinstance(cell, str):
+        return hide(cell, schema)
+    return json.loads(hide(json.dumps(cell), schema))

@@ -151,11 +151,14 @@ async def test_main_names_the_own_schema(sql: SqlService, principal: Principal) 
     await sql.execute(principal, "drop table main.t")
 
 
-async def test_explain_shows_no_opaque_name(sql: SqlService, principal: Principal) -> None:
+@pytest.mark.parametrize("form", ["text", "json", "yaml"])
+async def test_explain_shows_no_opaque_name(
+    sql: SqlService, principal: Principal, form: str
+) -> None:
     await sql.execute(principal, "create table t (a int)")
-    plan = await sql.query(principal, "explain (verbose, settings) select * from t")
+    plan = await sql.query(principal, f"explain (verbose, settings, format {form}) select * from t")
     assert "tenant_" not in str(plan["rows"])
-    assert "t.a" in str(plan["rows"]) or "Output: a" in str(plan["rows"])
+    assert "main" in str(plan["rows"])
 
 
 async def test_tenants_do_not_see_each_other(

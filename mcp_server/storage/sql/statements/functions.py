@@ -99,10 +99,11 @@ timestamp timestamptz timetz varbit varchar
 """
 
 # They tell about their argument only. pg_collation_for is what COLLATION FOR (x) turns into;
-# pg_get_serial_sequence resolves a table that the caller must be allowed to see.
+# pg_get_serial_sequence only stands inside nextval and its kin (walk.py). Not pg_typeof: its regtype
+# makes a regtype of any integer beside it (`values (16721), (pg_typeof(1))`), and that is the name of
+# whatever type has this number, with its schema.
 _ABOUT_VALUES = """
-pg_collation_for pg_column_size pg_get_serial_sequence pg_size_bytes pg_size_pretty pg_typeof
-version
+pg_collation_for pg_column_size pg_get_serial_sequence pg_size_bytes pg_size_pretty version
 """
 
 ALLOWED_FUNCTIONS: frozenset[str] = SEQUENCE_FUNCTIONS.union(

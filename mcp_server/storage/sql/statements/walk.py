@@ -34,6 +34,7 @@ class Walk:
     reserved: Reserved
     targets: set[int] = field(default_factory=set[int])
     sequence_types: set[int] = field(default_factory=set[int])
+    serials: set[int] = field(default_factory=set[int])
 
     def run(self, tree: ast.RawStmt) -> None:
         """Check every node.
@@ -124,14 +125,15 @@ class Walk:
             raise refused(f"the function {'.'.join(parts)}()")
         if name in SEQUENCE_FUNCTIONS:
             self._sequence(node, name)
-        elif name == "pg_get_serial_sequence":
-            _literal(node.args[0] if node.args else None, name)
+        elif name == "pg_get_serial_sequence" and id(node) not in self.serials:
+            raise refused(f"{name}() alone", "use it as the argument of nextval() or setval()")
 
     def _sequence(self, node: Any, name: str) -> None:
         """Check the sequence of nextval and its kin: a regclass, which any object's number would fit."""
         argument = node.args[0] if node.args else None
         if isinstance(argument, ast.FuncCall):
             if strings(argument.funcname)[-1:] == ["pg_get_serial_sequence"]:
+                self.serials.add(id(argument))  # on its own it would show the schema's real name
                 argument = (argument.args or (None,))[0]  # the table stands for its sequence
         elif isinstance(argument, ast.TypeCast):
             cast_to: Any = argument.typeName

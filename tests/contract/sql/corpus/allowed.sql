@@ -24,7 +24,7 @@ select 'a' similar to 'a|b', substring('abc' from 2 for 1), position('b' in 'abc
 select cast('12' as int), '1'::numeric, date '2026-01-02', interval '1' hour, x'ff', b'1', e'a\n', u&'\0061', 1e3, $$dollar$$
 select (1, 'a') = row(1, 'a'), (array[[1, 2], [3, 4]])[2][1], (array[1, 2, 3])[2:3], 1 = any (array[1, 2]), exists (select 1), case 1 when 1 then 'a' else 'b' end
 select greatest(1, 2), least(1, 2), nullif(1, 1), 2 ^ 3, |/ 9, 5 % 3, 6 & 3, not true, true is not unknown
-select md5('a'), sha256('a'), encode('a', 'base64'), gen_random_uuid() is not null, random() < 1, pg_typeof(1)
+select md5('a'), sha256('a'), encode('a', 'base64'), gen_random_uuid() is not null, random() < 1, pg_column_size(1)
 select to_tsvector('english', 'cats and dogs') @@ to_tsquery('cat'), ts_rank(to_tsvector('a b'), plainto_tsquery('a'))
 select int4range(1, 5) @> 3, '[1,2]'::int4range && '[2,3]'::int4range, '192.168.0.1/24'::inet << '192.168.0.0/16', point '(1,2)' <-> point '(2,2)'
 select distinct on (age) name from people order by age, id

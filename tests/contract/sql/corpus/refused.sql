@@ -96,6 +96,11 @@ select nextval(cast({oid} as oid)::regclass)
 select nextval((select '{other}.secret_seq'))
 select nextval($1)
 select pg_get_serial_sequence('{other}.secret', 'a')
+select pg_get_serial_sequence('victim', 'a')
+select pg_typeof(1)
+values ({oid}), (pg_typeof(1))
+select coalesce({oid}, pg_typeof(1))
+select (1).pg_typeof
 select 1 operator({other}.=) 1
 select 'a' collate {other}.c
 select * from victim order by a using operator({other}.<)
