@@ -118,4 +118,6 @@ def test_texts_are_measured_and_cut_in_columns() -> None:
     assert fit("abcdef", 4) == "abc…"
     assert wrap("abcdef", 3, 3) == ["abc", "def"]
     assert wrap("abcdefgh", 3, 2) == ["abc", "de…"]
+    assert wrap("one two three", 8, 3) == ["one two", "three"]
+    assert wrap("茶茶茶", 4, 3) == ["茶茶", "茶"]
     assert wrap("", 3, 2) == []

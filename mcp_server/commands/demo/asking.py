@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from mcp_server.commands.demo.tour import StepFailed, Tour
+from mcp_server.llm.gguf_weights import MEND
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, AsyncStream
@@ -42,7 +43,7 @@ def _asker(tour: Tour, models: list[dict[str, Any]]) -> _Asker:
     chat_models = [item["id"] for item in models if "chat" in item["capabilities"]]
     match chat_models[0] if chat_models else None:
         case None:
-            raise StepFailed("no chat model answers; model_list shows none")
+            raise StepFailed(f"no chat model answers: {MEND}")
         case "smollm2-135m-instruct":
             note = (
                 "The embedded model is tiny: it shows the path, its words are often wrong, and it cannot decide "

@@ -154,18 +154,31 @@ def columns(text: str) -> int:
 
 
 def wrap(text: str, room: int, most: int) -> list[str]:
-    """Return a text as lines of `room` columns, broken anywhere, the last of `most` cut."""
+    """Return a text as lines of at most `room` columns, the last of `most` cut.
+
+    A line breaks at a blank in its second half, else anywhere: Chinese has none.
+    """
     lines: list[str] = []
-    line, taken = "", 0
-    for char in text:
-        wide = columns(char)
-        if taken + wide > room:
-            lines.append(line)
-            line, taken = "", 0
-            if len(lines) == most:
-                return [*lines[:-1], f"{lines[-1][:-1]}…"]
-        line, taken = line + char, taken + wide
-    return [*lines, line] if line.strip() else lines
+    while text:
+        end = _fitting(text, room)
+        if end == len(text):
+            return [*lines, text]
+        if len(lines) + 1 == most:
+            return [*lines, fit(text, room)]
+        blank = text.rfind(" ", end // 2, end + 1)
+        lines.append(text[: end if blank < 0 else blank])
+        text = text[end:] if blank < 0 else text[blank + 1 :]
+    return lines
+
+
+def _fitting(text: str, room: int) -> int:
+    """Return how many characters of a text fit into `room` columns."""
+    taken = 0
+    for index, char in enumerate(text):
+        taken += columns(char)
+        if taken > room:
+            return index
+    return len(text)
 
 
 def fit(text: str, room: int) -> str:
@@ -173,10 +186,4 @@ def fit(text: str, room: int) -> str:
     text = " ".join(text.split()) if "\n" in text else text
     if columns(text) <= room:
         return text
-    taken, kept = 0, 0
-    for char in text:
-        taken += columns(char)
-        if taken > room - 1:
-            break
-        kept += 1
-    return text[:kept] + "…"
+    return text[: _fitting(text, room - 1)] + "…"
