@@ -15,6 +15,12 @@ VERBS: tuple[Verb, ...] = get_args(Verb)
 DEFAULT_SCOPES = frozenset({"read", "write", "run"})
 
 
+class Listing(str):
+    """A URI prefix whose members are listed. A type of its own: no key, however named, is taken for one."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Scope:
     """The URIs of one kind that a principal may see: all of them, or those under some prefixes."""
@@ -68,13 +74,13 @@ def _scope(scopes: frozenset[str], verb: Verb, kind: str) -> Scope:
 def allows(principal: Principal, verb: Verb, uri: str) -> bool:
     """Decide.
 
-    A URI that ends in `*` is a listing: allowed if any of it may be seen, and the list shows only that.
+    A listing is allowed if any of it may be seen, and shows only that.
     A tool that reads or writes may be called by whoever may read or write anything: what it touches is
     decided again inside. A tool that runs something must be granted itself.
     """
     scopes = principal.scopes
-    if uri.endswith("*"):
-        seen = scope(principal, verb, uri.partition("://")[0]).within(uri[:-1])
+    if isinstance(uri, Listing):
+        seen = scope(principal, verb, uri.partition("://")[0]).within(uri)
         return seen is None or bool(seen)
     if verb in scopes or f"{verb}:{uri}" in scopes:
         return True

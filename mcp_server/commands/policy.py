@@ -35,7 +35,8 @@ async def explain(settings: Settings, options: argparse.Namespace) -> int:
         }
     else:
         principal = Principal(info["tenant"], info["user"], frozenset(info["scopes"]), info["id"])
-        decision = policy.explain(principal, options.verb, options.uri)
+        uri = policy.Listing(options.uri[:-1]) if options.uri.endswith("*") else options.uri
+        decision = policy.explain(principal, options.verb, uri)
     if options.json:
         print(json.dumps(decision))
     elif decision["allowed"]:

@@ -48,6 +48,8 @@ async def serve(settings: Settings, role: Role) -> int:
         async with open_runtime(settings) as runtime:
             await _ensure_key(runtime, local=local)
             async with open_http(runtime, role) as http:
+                # Loads the embedded model behind the first requests, so that the first chat need not wait.
+                runtime.engines.router.warm()
                 await _Server(http, _url(settings.host, port)).serve(sockets=[listener])
     return 0
 

@@ -132,7 +132,7 @@ class AgentService:
             query = query.where(
                 or_(false(), *(func.starts_with(agents.c.name, p) for p in visible))
             )
-        async with self._operation(principal, "read", "agent://*"):
+        async with self._operation(principal, "read", policy.Listing("agent://")):
             async with self._control.connect() as tx:
                 rows = (await tx.execute(query)).all()
         return AgentPage(items=[_read(row) for row in rows])

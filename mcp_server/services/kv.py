@@ -161,7 +161,7 @@ class KvService:
         start, size = names.prefix(prefix), names.page_size(limit)
         after = names.decode_cursor(cursor)
         visible = policy.scope(principal, "read", "kv").within(base)
-        async with self._operation(principal, "read", f"{base}{start}*"):
+        async with self._operation(principal, "read", policy.Listing(base + start)):
             query = (
                 select(kv)
                 .where(kv.c.tenant == principal.tenant, kv.c.namespace == namespace, _ALIVE)

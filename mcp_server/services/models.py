@@ -33,7 +33,7 @@ class ModelService:
     async def list(self, principal: Principal) -> ModelPage:
         """Return every model that the caller may see, with its upstream's health."""
         seen = policy.scope(principal, "read", "model")
-        async with self._operation(principal, "read", "model://*"):
+        async with self._operation(principal, "read", policy.Listing("model://")):
             models = await self._router.models()
         return ModelPage(
             items=[_item(info) for info in models if seen.admits(f"model://{info.id}")]

@@ -133,7 +133,7 @@ class SqlService:
         if detail not in ("names", "summary", "full"):
             raise InvalidInput(f"detail: {detail!r} is not names, summary or full", param="detail")
         engine, schema = self._located(principal)
-        async with self._operation(principal, "read", f"{OWN}*", deadline=deadline):
+        async with self._operation(principal, "read", policy.Listing(OWN), deadline=deadline):
             tables = await engine.describe(schema, pattern or "*", detail)
         return SqlTables(
             tables=[item for item in tables if policy.allows(principal, "read", OWN + item["name"])]
@@ -167,7 +167,9 @@ class SqlService:
             return await engine.check(schema, sql, writable=writable)
         except AppError:
             # A refused statement names no table that could be trusted: the audit shows it on all.
-            async with self._operation(principal, "write" if writable else "read", f"{OWN}*"):
+            async with self._operation(
+                principal, "write" if writable else "read", policy.Listing(OWN)
+            ):
                 raise
 
     @asynccontextmanager
@@ -185,9 +187,9 @@ class SqlService:
             *(("read", OWN + name) for name in sorted(checked.reads)),
         ]
         if checked.effects and not checked.writes:
-            uris.append(("write", f"{OWN}*"))  # locks rows or moves a sequence
+            uris.append(("write", policy.Listing(OWN)))  # locks rows or moves a sequence
         if not uris:
-            uris.append(("read", f"{OWN}*"))
+            uris.append(("read", policy.Listing(OWN)))
         async with AsyncExitStack() as stack:
             opened = [
                 await stack.enter_async_context(

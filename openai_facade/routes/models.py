@@ -26,7 +26,7 @@ def routes(facade: Facade) -> list[DeclaredRoute]:
 
     async def list_models(exchange: Exchange) -> None:
         principal = current_principal()
-        async with facade.operations(principal, "read", "model://*", metered=True):
+        async with facade.operations(principal, "read", policy.Listing("model://"), metered=True):
             found = await _models(facade, principal) + await _agents(facade, principal)
         await exchange.answer(orjson.dumps(model_list(found)))
 

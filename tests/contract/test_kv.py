@@ -41,7 +41,9 @@ async def test_a_value_comes_back_with_its_version(kv: KvService, principal: Pri
     assert written["expires_at"] is None
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(value=JSON)
 async def test_any_json_comes_back_unchanged(
     kv: KvService, principal: Principal, value: Any
@@ -218,3 +220,13 @@ async def test_a_namespace_with_a_slash_is_not_a_key_of_another(
         await kv.list(narrow, "a/b")
     wide = Principal(principal.tenant, "w", frozenset({"read:kv://a%2Fb/*"}))
     assert (await kv.get(wide, "a/b", "k"))["value"] == 1
+
+
+async def test_a_key_that_looks_like_a_pattern_is_a_key(
+    kv: KvService, principal: Principal
+) -> None:
+    for key in ("a*", "*"):
+        await kv.set(principal, "docs", key, key)
+        narrow = Principal(principal.tenant, "n", frozenset({"read:kv://docs/abc*"}))
+        with pytest.raises(Forbidden):
+            await kv.get(narrow, "docs", key)

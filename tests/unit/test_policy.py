@@ -36,8 +36,11 @@ def holder(*scopes: str) -> Principal:
         (("run:tool://agent_run",), "run", "tool://agent_run", True),
         (("run:tool://agent_run", "run:agent://a"), "run", "tool://other", False),
         # A listing is allowed if any of it may be seen.
-        (("read:kv://public/x*",), "read", "kv://public/*", True),
-        (("read:kv://public/x*",), "read", "kv://private/*", False),
+        (("read:kv://public/x*",), "read", policy.Listing("kv://public/"), True),
+        (("read:kv://public/x*",), "read", policy.Listing("kv://private/"), False),
+        # A key that looks like a pattern is a key.
+        (("read:kv://public/abc*",), "read", "kv://public/a*", False),
+        (("read:kv://public/abc*",), "read", "kv://public/*", False),
     ],
 )
 def test_a_decision_follows_the_scopes(

@@ -198,7 +198,7 @@ class ObjectService:
         listing = Listing(
             principal.tenant, bucket, start, fold, names.decode_cursor(cursor), visible
         )
-        async with self._operation(principal, "read", f"{base}{start}*"):
+        async with self._operation(principal, "read", policy.Listing(base + start)):
             rows = await listing.rows(self._control, size + 1)
         return ObjectPage(
             items=[_item(row) for row in rows[:size]],

@@ -78,7 +78,11 @@ class VectorService:
         """
         text = content.checked_text(text)
         wanted = content.checked_metadata(metadata)
-        given = _document(document) if document is not None else _new_document(idempotency_key)
+        given = (
+            names.key(document, "document")
+            if document is not None
+            else _new_document(idempotency_key)
+        )
         name = await self._name(principal, "write", store)
         uri = f"vector://{name}/{given}"
         async with self._operation(principal, "write", uri, key=idempotency_key) as op:
@@ -116,7 +120,7 @@ class VectorService:
             raise InvalidInput(f"mode: {mode!r:.40} is not one of {', '.join(MODES)}", param="mode")
         condition = _filter(filter)
         name = await self._name(principal, "read", store)
-        async with self._operation(principal, "read", f"vector://{name}/*"):
+        async with self._operation(principal, "read", policy.Listing(f"vector://{name}/")):
             found = await self._find(principal, name)
             vector = None if mode == "text" else await self._indexer.embed_query(found, asked)
             wanted = Query(
@@ -134,7 +138,7 @@ class VectorService:
         Raises:
             NotFound: there is no such store or document.
         """
-        given = _document(document)
+        given = names.key(document, "document")
         name = await self._name(principal, "read", store)
         async with self._operation(principal, "read", f"vector://{name}/{given}"):
             # One snapshot: the text is put together from the chunks of one version.
@@ -171,7 +175,7 @@ class VectorService:
         )
         name = await self._name(principal, "read", store)
         within = Restriction(condition, _visible(principal, "read", name))
-        async with self._operation(principal, "read", f"vector://{name}/*"):
+        async with self._operation(principal, "read", policy.Listing(f"vector://{name}/")):
             async with self._control.connect() as tx:
                 found = await self._find(principal, name, tx)
                 listed = await rows.page(tx, found, within, after, size + 1)
@@ -201,7 +205,7 @@ class VectorService:
                 "document: give either document or filter, not both and not none of them",
                 param="document",
             )
-        given = None if document is None else _document(document)
+        given = None if document is None else names.key(document, "document")
         condition = _filter(filter)
         name = await self._name(principal, "write", store)
         # One document is decided by its own URI, of many only those within the caller's scope go.
@@ -226,7 +230,7 @@ class VectorService:
         names.container(store, "store")
         if not store.startswith(rows.STORE_ID):
             return store
-        async with self._operation(principal, verb, "vector://*"):
+        async with self._operation(principal, verb, policy.Listing("vector://")):
             return (await self._find(principal, store)).name
 
     async def _find(
@@ -239,12 +243,6 @@ class VectorService:
         if found is None:
             raise NotFound(f"vector store {store!r} does not exist", param="store")
         return found
-
-
-def _document(document: str) -> str:
-    if document.endswith("*"):  # to policy, a URI that ends so is a listing
-        raise InvalidInput(f"document: {document[:80]!r} ends in *; rename it", param="document")
-    return names.key(document, "document")
 
 
 def _new_document(idempotency_key: str | None) -> str:

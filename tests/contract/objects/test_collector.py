@@ -31,7 +31,7 @@ DEADLINE = 20
 
 async def shrunk_to(count: int, blobs: FileStore) -> None:
     with anyio.fail_after(DEADLINE):
-        while len(await stored(blobs)) > count:  # noqa: ASYNC110 - a collector tells nobody
+        while len(await stored(blobs)) > count:
             await anyio.sleep(0.01)
 
 

@@ -101,6 +101,33 @@ async def test_a_truncated_write_is_whole_and_cannot_be_continued(
     assert await value(sql, principal, "count(*) from t") == 50
 
 
+async def test_reading_moves_no_sequence_even_through_a_view(
+    sql: SqlService, principal: Principal
+) -> None:
+    await sql.execute(principal, "create sequence s")
+    await sql.execute(principal, "create view v as select nextval('s')")
+    with pytest.raises(Forbidden, match="only reads"):
+        await sql.query(principal, "select * from v")
+    assert (await sql.execute(principal, "select * from v"))["rows"] == [[1]]
+
+
+async def test_execute_continues_a_select_but_nothing_with_effects(
+    sql: SqlService, principal: Principal
+) -> None:
+    await sql.execute(principal, "create table t as select generate_series(1, 5) as a")
+    select = "select a from t order by a"
+    first = await sql.execute(principal, select, max_rows=3)
+    rest = await sql.execute(principal, select, cursor=first["next_cursor"])
+    assert rest["rows"] == [[4], [5]]
+    locking = "select a from t order by a for update"
+    assert (await sql.execute(principal, locking, max_rows=3))["next_cursor"] is None
+
+
+async def test_too_many_params_are_refused(sql: SqlService, principal: Principal) -> None:
+    with pytest.raises(InvalidInput, match="params"):
+        await sql.query(principal, "select 1", [1] * 40_000)
+
+
 @pytest.mark.parametrize("max_rows", [0, -1, 10_001])
 async def test_max_rows_has_bounds(sql: SqlService, principal: Principal, max_rows: int) -> None:
     with pytest.raises(InvalidInput, match="max_rows"):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import Forbidden, InvalidInput, NotFound
 from mcp_server.services.sql import SqlService
+from mcp_server.storage.sql import catalog
 
 
 @settings(
@@ -97,3 +98,14 @@ async def test_a_table_as_a_resource_has_its_definition_and_first_rows(
     ):
         with pytest.raises(NotFound, match="does not exist"):
             await sql.table(who, schema, table)
+
+
+async def test_more_tables_than_one_answer_holds_ask_for_a_narrower_pattern(
+    sql: SqlService, principal: Principal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(catalog.MAX_TABLES, "summary", 2)
+    for name in ("a1", "a2", "b1"):
+        await sql.execute(principal, f"create table {name} (x int)")
+    with pytest.raises(InvalidInput, match="narrow it"):
+        await sql.schema(principal)
+    assert len((await sql.schema(principal, "a*"))["tables"]) == 2
