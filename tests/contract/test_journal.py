@@ -78,7 +78,8 @@ async def test_pages_follow_each_other_without_gap_or_repetition(
 
 
 @pytest.mark.parametrize(
-    "after", ["", "1", "x.1", "1.x", "-1.2", "1.2.3", "99999999999999999999.1", "1.²"]
+    "after",
+    ["", "1", "x.1", "1.x", "-1.2", "1.2.3", "99999999999999999999.1", "1.²", "1." + "9" * 5000],
 )
 async def test_what_is_no_position_is_refused(
     control: AsyncEngine, principal: Principal, after: str
