@@ -18,15 +18,17 @@ MAX_TABLES: dict[Detail, int] = {"names": 10_000, "summary": 500, "full": 100}
 # With the schema alone on the search path the deparsers leave it out of what they print.
 _PATH = text("select set_config('search_path', :schema, true)")
 
-# reltuples is -1 until the first ANALYZE; the statistics collector counts from the first commit on.
+# reltuples is -1 until the first ANALYZE; the statistics count from the first commit on, a little late.
 _RELATIONS = text(
     """
     select c.oid::bigint, c.relname::text as name,
            case c.relkind when 'v' then 'view' when 'm' then 'materialized view' else 'table' end
                as kind,
-           case when c.relkind <> 'v' then
-               (case when c.reltuples < 0 then pg_stat_get_live_tuples(c.oid) else c.reltuples end
-               )::bigint end as row_estimate,
+           case when c.relkind = 'v' then null
+                when c.reltuples >= 0 then c.reltuples::bigint
+                when pg_stat_get_live_tuples(c.oid) > 0 then pg_stat_get_live_tuples(c.oid)
+                when c.relkind <> 'p' and pg_relation_size(c.oid) = 0 then 0
+           end as row_estimate,
            obj_description(c.oid, 'pg_class') as comment,
            case when c.relkind in ('v', 'm') and :full then pg_get_viewdef(c.oid, true) end
                as definition
@@ -78,7 +80,7 @@ async def describe(
 ) -> list[dict[str, Any]]:
     """Return the tables and views of `schema` whose name fits `pattern` (`*` and `%` stand for anything).
 
-    names: name, kind. summary: also columns, row_estimate (None for a view), comment. full: also
+    names: name, kind. summary: also columns, row_estimate (not for a view), comment. full: also
     defaults, keys, constraints, indexes, and a view's definition. What is absent is left out.
 
     Raises:

@@ -113,12 +113,6 @@ class Connections:
         finally:
             self._open -= 1
 
-    async def forget(self, schema: str) -> None:
-        """Close the idle connections of one tenant."""
-        for session in [item for item, owner in self._idle.items() if owner.schema == schema]:
-            del self._idle[session]
-            await self._close(session)
-
     async def aclose(self) -> None:
         """Close every idle connection, and wait for those that are being closed."""
         self._closed = True

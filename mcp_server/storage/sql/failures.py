@@ -48,7 +48,10 @@ def translate(error: PostgresError, schema: str, *, positions: bool) -> AppError
     state = error.sqlstate or "XX000"
     if state.startswith("42501"):
         # Its text names objects and roles that the caller may not know of.
-        return Forbidden("sql: permission denied; only your own schema can be used", param="sql")
+        return Forbidden(
+            "sql: permission denied: only your own schema can be used, and sql_query only reads it",
+            param="sql",
+        )
     if state == "25006":
         return Forbidden("sql: sql_query only reads; use sql_execute", param="sql")
     if state == "57014":
