@@ -18,6 +18,7 @@ from mcp_server.storage.sql import Detail, catalog
 from mcp_server.storage.sql.fence import Catalog, raise_fence
 from mcp_server.storage.sql.tenant_roles import TenantRoles
 from mcp_server.storage.sql.values import PgType
+from mcp_server.storage.sql.wire import connect_owner
 
 logger = logging.getLogger(__name__)
 
@@ -33,15 +34,15 @@ class Owner:
     """
 
     def __init__(self, url: str, secret: bytes) -> None:
-        sqlalchemy_url = make_url(url).set(drivername="postgresql+asyncpg")
+        # SQLAlchemy does not know libpq's parameters, so asyncpg reads the URL.
         self._engine = create_async_engine(
-            sqlalchemy_url,
+            "postgresql+asyncpg://",
+            async_creator=lambda: connect_owner(url),
             pool_size=CONNECTIONS,
             max_overflow=0,
             pool_pre_ping=True,
-            connect_args={"timeout": 10, "server_settings": {"application_name": "isthmus owner"}},
         )
-        self.roles = TenantRoles(secret, sqlalchemy_url.database or "postgres")
+        self.roles = TenantRoles(secret, make_url(url).database or "postgres")
         self._catalog: Catalog | None = None
         self._reading = asyncio.Lock()
         self._made: set[str] = set()

@@ -119,6 +119,12 @@ class _Meter(asyncio.Protocol):
         self._inner.resume_writing()
 
 
+async def connect_owner(url: str) -> Any:
+    """Connect as the owner that the URL names; libpq's parameters (sslmode, host, …) are understood."""
+    settings = {"application_name": "isthmus owner"}
+    return await asyncpg.connect(url, timeout=CONNECT_TIMEOUT, server_settings=settings)
+
+
 class Session:
     """A connection of one tenant role. Not for concurrent use."""
 
