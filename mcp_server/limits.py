@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import time
+from typing import cast
 
-from limits import RateLimitItem, parse
-from limits.aio.storage import MemoryStorage
+from limits import RateLimitItem, errors, parse
+from limits.aio.storage import MemoryStorage, Storage
 from limits.aio.strategies import MovingWindowRateLimiter
 from limits.storage import storage_from_string
 
 from mcp_server.auth.principal import Principal
-from mcp_server.errors import LimitExceeded
+from mcp_server.errors import ConfigurationError, LimitExceeded, Unavailable
 
 
 class Limits:
     """Counts requests; a key's own rate wins over the server's, and without either nothing is limited."""
 
     def __init__(self, default_rate: str | None = None, redis_url: str | None = None) -> None:
-        storage = (
-            MemoryStorage() if redis_url is None else storage_from_string(f"async+{redis_url}")
-        )
-        self._limiter = MovingWindowRateLimiter(storage)  # pyright: ignore[reportArgumentType]
+        storage = MemoryStorage() if redis_url is None else _redis(redis_url)
+        self._limiter = MovingWindowRateLimiter(storage)
         self._default = default_rate
         self._items: dict[str, RateLimitItem] = {}
 
@@ -29,6 +28,7 @@ class Limits:
 
         Raises:
             LimitExceeded: the window is full; `retry_after` is the wait in seconds.
+            Unavailable: Redis does not answer.
         """
         rate = rate or self._default
         if rate is None:
@@ -37,10 +37,27 @@ class Limits:
         if item is None:
             item = self._items[rate] = parse(rate)
         bucket = principal.key_id or f"{principal.tenant}/{principal.subject}"
-        if await self._limiter.hit(item, bucket):
-            return
-        window = await self._limiter.get_window_stats(item, bucket)
+        try:
+            if await self._limiter.hit(item, bucket):
+                return
+            window = await self._limiter.get_window_stats(item, bucket)
+        except errors.StorageError as error:
+            raise Unavailable("the rate cannot be counted: Redis does not answer") from error
         wait = max(window.reset_time - time.time(), 0.001)
         raise LimitExceeded(
             f"the rate of {rate} is used up; retry in {wait:.1f} seconds", retry_after=wait
         )
+
+
+def _redis(url: str) -> Storage:
+    try:
+        made = storage_from_string(
+            f"async+{url}", implementation="redispy", wrap_exceptions=True, socket_timeout=5.0
+        )
+        return cast(
+            "Storage", made
+        )  # async+ makes the asynchronous kind, which the types do not say
+    except errors.ConfigurationError as error:
+        raise ConfigurationError(
+            "ISTHMUS_REDIS_URL: the package redis is missing; install isthmus[redis]"
+        ) from error

@@ -65,7 +65,7 @@ class Settings(BaseSettings):
     rate_limit: str | None = None
     max_body_bytes: int = Field(default=32 * 1024 * 1024, gt=0)
     sql_connections: int = Field(default=32, ge=1)
-    sql_timeout_seconds: float = Field(default=30.0, gt=0)
+    sql_timeout_seconds: float = Field(default=30.0, gt=0, le=86_400)
     databases: CommaList = ()
     buckets: CommaList = ()
     mcp_url: str | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from importlib.util import find_spec
 from typing import Any
 
 import anyio
@@ -13,7 +14,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mcp_server.audit import Audit
 from mcp_server.auth.principal import Principal
-from mcp_server.errors import Forbidden, LimitExceeded, NotFound, Timeout, Unavailable
+from mcp_server.errors import (
+    ConfigurationError,
+    Forbidden,
+    LimitExceeded,
+    NotFound,
+    Timeout,
+    Unavailable,
+)
 from mcp_server.limits import Limits
 from mcp_server.operation import Operations
 
@@ -49,6 +57,15 @@ async def test_every_outcome_is_audited(control: AsyncEngine, principal: Princip
         ("read", "kv://a/3", "not_found"),
         ("read", "kv://a/4\ufffd", "internal"),
     ]
+
+
+async def test_a_redis_that_does_not_answer_is_unavailable(principal: Principal) -> None:
+    if find_spec("redis") is None:
+        with pytest.raises(ConfigurationError, match=r"isthmus\[redis\]"):
+            Limits("1/minute", "redis://127.0.0.1:1/0")
+    else:
+        with pytest.raises(Unavailable, match="Redis"):
+            await Limits("1/minute", "redis://:pw@127.0.0.1:1/0").count(principal)
 
 
 async def test_the_audit_cannot_be_changed(control: AsyncEngine, principal: Principal) -> None:

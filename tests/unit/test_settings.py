@@ -61,6 +61,7 @@ def test_lists_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "value", "line"),
     [
         ("PORT", "many", "ISTHMUS_PORT: "),
+        ("SQL_TIMEOUT_SECONDS", "inf", "ISTHMUS_SQL_TIMEOUT_SECONDS: "),
         ("PORT", "70000", "ISTHMUS_PORT: "),
         ("AUTH", "maybe", "ISTHMUS_AUTH: "),
         ("API_KEY", "short", "ISTHMUS_API_KEY: give 16 or more visible ASCII characters"),
