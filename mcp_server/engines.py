@@ -78,13 +78,19 @@ async def open_engines(settings: Settings, sql_secret: bytes) -> AsyncGenerator[
             vectors=PostgresVectors(control),
             embedder=embedder,
             router=router,
-            checks=_checks(control, blobs, router),
+            checks=_checks(control, sql, blobs, router),
         )
 
 
-def _checks(control: AsyncEngine, blobs: BlobStore, router: Router) -> dict[str, Check]:
+def _checks(
+    control: AsyncEngine, sql: SqlEngine, blobs: BlobStore, router: Router
+) -> dict[str, Check]:
     async def control_answers() -> str:
         await answers(control)
+        return "PostgreSQL answers"
+
+    async def data_answers() -> str:
+        await sql.ping()
         return "PostgreSQL answers"
 
     async def objects_answer() -> str:
@@ -98,4 +104,9 @@ def _checks(control: AsyncEngine, blobs: BlobStore, router: Router) -> dict[str,
             raise ConnectionError("no model answers")
         return f"{len(well)} of {len(models)} models answer"
 
-    return {"control": control_answers, "objects": objects_answer, "llm": models_answer}
+    return {
+        "control": control_answers,
+        "data": data_answers,
+        "objects": objects_answer,
+        "llm": models_answer,
+    }

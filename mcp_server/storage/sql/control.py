@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import asyncpg  # pyright: ignore[reportMissingTypeStubs]  its sources are the only word on types
 from sqlalchemy import Connection, text
@@ -26,6 +27,18 @@ SESSION = {
 }
 
 
+# How a database that is away shows itself: connecting fails with the driver's or the system's own
+# errors, a query on a lost connection with SQLAlchemy's.
+DISCONNECTED = (
+    OperationalError,
+    InterfaceError,
+    OSError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+
+
 @asynccontextmanager
 async def open_control(url: str, *, pool_size: int = POOL_SIZE) -> AsyncGenerator[AsyncEngine]:
     """Yield the migrated control database.
@@ -33,20 +46,19 @@ async def open_control(url: str, *, pool_size: int = POOL_SIZE) -> AsyncGenerato
     Raises:
         ConfigurationError: the database cannot be reached or migrated.
     """
+    # SQLAlchemy does not know libpq's parameters, such as sslmode: the driver reads the URL.
     engine = create_async_engine(
-        url.replace("postgresql://", "postgresql+asyncpg://", 1).replace(
-            "postgres://", "postgresql+asyncpg://", 1
-        ),
+        "postgresql+asyncpg://",
+        async_creator=lambda: _connect(url),
         pool_size=pool_size,
         max_overflow=pool_size,
         pool_pre_ping=False,
         pool_use_lifo=True,
-        connect_args={"timeout": 10, "server_settings": SESSION},
     )
     try:
         try:
             await migrate(engine)
-        except (DBAPIError, OSError) as error:
+        except (DBAPIError, *DISCONNECTED, ValueError) as error:
             reason = str(error.__cause__ or error).splitlines()[0]
             raise ConfigurationError(
                 f"ISTHMUS_DATABASE_URL: the control database does not answer ({reason})"
@@ -54,6 +66,10 @@ async def open_control(url: str, *, pool_size: int = POOL_SIZE) -> AsyncGenerato
         yield engine
     finally:
         await engine.dispose()
+
+
+async def _connect(url: str) -> Any:
+    return await asyncpg.connect(url, timeout=10, server_settings=SESSION)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
 
 async def migrate(engine: AsyncEngine) -> bool:
@@ -110,15 +126,3 @@ async def answers(engine: AsyncEngine) -> None:
     """
     async with asyncio.timeout(2), engine.connect() as connection:
         await connection.execute(text("select 1"))
-
-
-# How a database that is away shows itself: connecting fails with the driver's or the system's own
-# errors, a query on a lost connection with SQLAlchemy's.
-DISCONNECTED = (
-    OperationalError,
-    InterfaceError,
-    OSError,
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-)
