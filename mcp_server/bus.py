@@ -21,10 +21,22 @@ from mcp_types import (
 )
 from mcp_types.version import LATEST_MODERN_VERSION
 
-from mcp_server import __version__
+from mcp_server import __version__, policy
 from mcp_server.auth.principal import Principal, acting_as
-from mcp_server.errors import InvalidInput, LimitExceeded, NotFound, Unavailable
-from mcp_server.server import RATE_LIMITED, Invocation, IsthmusServer, invoking
+from mcp_server.boundary import RATE_LIMITED
+from mcp_server.errors import (
+    AppError,
+    Conflict,
+    Forbidden,
+    InvalidInput,
+    LimitExceeded,
+    NotFound,
+    Timeout,
+    Unavailable,
+)
+from mcp_server.policy import Verb
+from mcp_server.server import Invocation, IsthmusServer, invoking
+from mcp_server.tool import DeclaredTool
 
 ProgressFn = Callable[[float, float | None, str | None], Awaitable[None]]
 
@@ -73,6 +85,8 @@ class Bus:
 
     def __init__(self, server: IsthmusServer) -> None:
         self._server = server
+        declared = sorted(server.declared_tools.values(), key=lambda tool: tool.name)
+        self._specs: list[tuple[ToolSpec, Verb]] = [(_spec(tool), tool.verb) for tool in declared]
 
     async def call(
         self,
@@ -98,25 +112,17 @@ class Bus:
 
     async def list_tools(self, principal: Principal) -> list[ToolSpec]:
         """Return the tools that `principal` may call, in the order of their names."""
-        declared = self._server.declared_tools
-        with acting_as(principal):
-            tools = await self._server.list_tools()
         return [
-            ToolSpec(
-                tool.name,
-                tool.description or "",
-                tool.input_schema,
-                bool(tool.annotations and tool.annotations.read_only_hint),
-                declared[tool.name].egress,
-            )
-            for tool in tools
+            spec
+            for spec, verb in self._specs
+            if policy.allows(principal, verb, f"tool://{spec.name}")
         ]
 
     async def read(self, principal: Principal, uri: str) -> list[ResourceContent]:
         """Read a resource.
 
         Raises:
-            NotFound: there is no such resource.
+            NotFound: there is no such resource. Forbidden: `principal` may not read it.
         """
         result = await self._request(principal, "resources/read", {"uri": uri})
         return [
@@ -182,11 +188,25 @@ class _InProcess:
             await self.on_progress(progress, total, message)
 
 
-def _app_error(error: MCPError) -> Exception:
-    data: Any = error.error.data
+_BY_CODE: dict[str, type[AppError]] = {
+    kind.code: kind
+    for kind in (InvalidInput, Forbidden, NotFound, Conflict, LimitExceeded, Unavailable, Timeout)
+}
+
+
+def _spec(tool: DeclaredTool) -> ToolSpec:
+    read_only = bool(tool.annotations and tool.annotations.read_only_hint)
+    return ToolSpec(tool.name, tool.description, tool.parameters, read_only, tool.egress)
+
+
+def _app_error(error: MCPError) -> AppError:
+    """Return the failure that the server put into the protocol's words: `CODE: message`."""
+    message, data = error.error.message, error.error.data
     if error.error.code == RATE_LIMITED:
-        return LimitExceeded(error.error.message, retry_after=data["retry_after_seconds"])
+        return LimitExceeded(message, retry_after=data["retry_after_seconds"])
+    code, colon, rest = message.partition(": ")
+    if colon and code in _BY_CODE:
+        return _BY_CODE[code](rest)
     if error.error.code == INVALID_PARAMS:
-        unknown = "Unknown" in error.error.message or "not_found" in error.error.message
-        return (NotFound if unknown else InvalidInput)(error.error.message)
-    return Unavailable(error.error.message)
+        return (NotFound if message.startswith("Unknown ") else InvalidInput)(message)
+    return Unavailable(message)

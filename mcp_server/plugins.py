@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import importlib.util
 import sys
@@ -44,6 +45,8 @@ class Call:
         """Tell the client how far the call is; nothing happens if it did not ask."""
         if self.context is not None:
             await self.context.report_progress(done, total, message)
+        # Without a client that asked nothing above waits: a busy loop would stop the whole server.
+        await asyncio.sleep(0)
 
 
 @dataclass(frozen=True, slots=True)

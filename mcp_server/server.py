@@ -19,7 +19,6 @@ from mcp.server.request_state import RequestStateSecurity
 from mcp.server.subscriptions import ListenHandler, SubscriptionBus
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
-    INTERNAL_ERROR,
     INVALID_PARAMS,
     CallToolResult,
     GetPromptResult,
@@ -35,7 +34,8 @@ from pydantic import AnyUrl
 
 from mcp_server import __version__, policy
 from mcp_server.auth.principal import Principal, current_principal
-from mcp_server.errors import AppError, ConfigurationError, LimitExceeded, NotFound, Unavailable
+from mcp_server.boundary import RATE_LIMITED, check_arguments, guard, protocol_error, unexpected
+from mcp_server.errors import AppError, ConfigurationError, InvalidInput, NotFound
 from mcp_server.operation import Operations
 from mcp_server.plugins import Call, Plugins
 from mcp_server.resource import DeclaredResource
@@ -44,7 +44,6 @@ from mcp_server.tool import DeclaredTool
 
 logger = logging.getLogger(__name__)
 
-RATE_LIMITED = -32029
 INSTRUCTIONS = (
     "Durable SQL, key-value, object, vector and agent storage of the caller's tenant. "
     "Tables live in the caller's own schema; stores, buckets and namespaces come into being on the first write."
@@ -99,6 +98,7 @@ class IsthmusServer(MCPServer[Any]):
             # Shared by every process of one deployment, so that any of them may take the next round.
             request_state_security=RequestStateSecurity(keys=[secret]),
             subscriptions=bus,
+            middleware=[guard],
         )
         # The SDK makes a handler of its own that nobody can close; this one ends its streams at shutdown.
         self.listeners = ListenHandler(bus)
@@ -168,17 +168,16 @@ class IsthmusServer(MCPServer[Any]):
                 egress=tool.egress,
                 metered=invocation.metered,
             ):
+                check_arguments(arguments)
                 return await tool.execute(arguments, call)
+        except MCPError:
+            raise
         except AppError as error:
-            _raise_rate_limit(error)
-            return _failed(str(error))
-        except UnexpectedToolError:
-            logger.exception("tool %s failed", name)
-            return _failed(
-                str(Unavailable(f"{name} failed unexpectedly; the server's log says why"))
-            )
-        except ToolError as error:
-            return _failed(str(error))
+            return _failed(error)
+        except BaseException as error:  # noqa: BLE001  a tool may even call sys.exit; it is logged
+            if isinstance(error, ToolError) and not isinstance(error, UnexpectedToolError):
+                return _failed(error)
+            return _failed(unexpected(name, error))
 
     async def list_resources(self) -> list[Resource]:
         """Return the resources with a fixed URI."""
@@ -201,25 +200,30 @@ class IsthmusServer(MCPServer[Any]):
         wanted = str(uri)
         invocation = _invocation.get()
         try:
-            for item in self._declared_resources:
-                arguments = item.match(wanted)
-                if arguments is None:
-                    continue
-                principal = current_principal()
-                call = Call(principal, self._services, None, invocation.deadline, context)
-                async with self._operation(
-                    principal,
-                    item.verb,
-                    wanted,
-                    deadline=invocation.deadline,
-                    metered=invocation.metered,
-                ):
-                    return await item.read(arguments, call)
-            raise NotFound(f"resource {wanted[:200]!r} does not exist")
-        except AppError as error:
-            _raise_rate_limit(error)
-            code = INVALID_PARAMS if error.status in {400, 403, 404} else INTERNAL_ERROR
-            raise MCPError(code=code, message=str(error), data={"uri": wanted}) from error
+            item, arguments = self._find_resource(wanted)
+            principal = current_principal()
+            call = Call(principal, self._services, None, invocation.deadline, context)
+            async with self._operation(
+                principal,
+                item.verb,
+                wanted,
+                deadline=invocation.deadline,
+                metered=invocation.metered,
+            ):
+                return await item.read(arguments, call)
+        except MCPError:
+            raise
+        except BaseException as error:
+            known = isinstance(error, AppError)
+            failure = error if known else unexpected(f"reading {wanted[:200]}", error)
+            raise protocol_error(failure, {"uri": wanted}) from error
+
+    def _find_resource(self, uri: str) -> tuple[DeclaredResource, dict[str, Any]]:
+        for item in self._declared_resources:
+            arguments = item.match(uri)
+            if arguments is not None:
+                return item, arguments
+        raise NotFound(f"resource {uri[:200]!r} does not exist")
 
     async def get_prompt(
         self,
@@ -230,32 +234,42 @@ class IsthmusServer(MCPServer[Any]):
         """Render one prompt as one operation.
 
         Raises:
-            MCPError: -32602 if the prompt is unknown or its arguments do not fit.
+            MCPError: -32602 if the prompt is unknown.
+            AppError: its arguments do not fit, or it failed.
         """
-        if name not in {prompt.name for prompt in await self.list_prompts()}:
+        prompts = {prompt.name: prompt for prompt in await self.list_prompts()}
+        if name not in prompts:
             raise MCPError(code=INVALID_PARAMS, message=f"Unknown prompt: {name}")
+        known = [argument.name for argument in prompts[name].arguments or ()]
         try:
             async with self._operation(
                 current_principal(), "read", f"prompt://{name}", metered=_invocation.get().metered
             ):
+                for argument in arguments or {}:
+                    if argument not in known:
+                        raise InvalidInput(
+                            f"{argument}: prompt {name} has no such argument; it takes "
+                            f"{', '.join(known) or 'none'}"
+                        )
                 return await super().get_prompt(name, arguments, context)
-        except AppError as error:
-            _raise_rate_limit(error)
-            raise MCPError(code=INVALID_PARAMS, message=str(error)) from error
-        except ValueError as error:  # the SDK's word for arguments that do not fit
-            raise MCPError(code=INVALID_PARAMS, message=f"prompt {name}: {error}") from error
+        except ValueError as error:  # the SDK's word for whatever went wrong
+            raise _prompt_failure(name, error) from error
+
+
+def _prompt_failure(name: str, error: ValueError) -> AppError:
+    rendering = error.__cause__
+    inside = None if rendering is None else rendering.__cause__
+    if inside is None:
+        return InvalidInput(f"prompt {name}: {error}")
+    return inside if isinstance(inside, AppError) else unexpected(f"prompt {name}", inside)
 
 
 def _is_tracing() -> bool:
     return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
 
-def _failed(text: str) -> CallToolResult:
-    return CallToolResult(content=[TextContent(type="text", text=text)], is_error=True)
-
-
-def _raise_rate_limit(error: AppError) -> None:
-    """A used-up rate is the protocol's error, so that clients wait instead of asking the model."""
-    if isinstance(error, LimitExceeded) and error.retry_after is not None:
-        data = {"retry_after_seconds": round(error.retry_after, 3)}
-        raise MCPError(code=RATE_LIMITED, message=error.message, data=data) from error
+def _failed(error: Exception) -> CallToolResult:
+    """Return a failure that the model shall read; a used-up rate is the protocol's own error."""
+    if isinstance(error, AppError) and (wire := protocol_error(error)).error.code == RATE_LIMITED:
+        raise wire from error
+    return CallToolResult(content=[TextContent(type="text", text=str(error))], is_error=True)

@@ -85,11 +85,11 @@ class DeclaredTool(Tool):
         if self.context_kwarg is not None:
             given[self.context_kwarg] = call.context
         try:
-            result = await self.fn(**given)
+            result: object = await self.fn(**given)
             if self.shows_dict:
+                item = _typed_dict(result)
                 return CallToolResult(
-                    content=[TextContent(type="text", text=_json(result))],
-                    structured_content=result,
+                    content=[TextContent(type="text", text=_json(item))], structured_content=item
                 )
             return self.fn_metadata.convert_result(result)
         except (AppError, MCPError, ToolError):
@@ -142,6 +142,12 @@ def _plain(schema: dict[str, Any]) -> dict[str, Any]:
 
 def _plain_item(item: Any) -> Any:
     return _plain(cast("dict[str, Any]", item)) if isinstance(item, dict) else item
+
+
+def _typed_dict(result: object) -> dict[str, Any]:
+    if not isinstance(result, dict):
+        raise TypeError(f"it returned {type(result).__name__}, not its TypedDict")
+    return cast("dict[str, Any]", result)
 
 
 def _json(value: Any) -> str:

@@ -18,6 +18,7 @@ from mcp_server.auth.principal import Principal
 from mcp_server.errors import AppError, InvalidInput, NotFound, Timeout, Unavailable
 from mcp_server.operation import Operation, Operations
 from mcp_server.placement import Placements
+from mcp_server.services import names
 from mcp_server.services.sql_call import DEFAULT_ROWS, SqlCall, SqlRows, refuse_database
 from mcp_server.storage.sql import Checked, Detail, SqlEngine
 
@@ -128,13 +129,17 @@ class SqlService:
 
         names: name and kind. summary: also columns, estimated rows, comment. full: also defaults,
         constraints, indexes and view definitions.
+
+        Raises:
+            InvalidInput: the pattern or the detail does not fit.
         """
         refuse_database(database)
         if detail not in ("names", "summary", "full"):
             raise InvalidInput(f"detail: {detail!r} is not names, summary or full", param="detail")
+        wanted = names.prefix(pattern, "pattern") or "*"
         engine, schema = self._located(principal)
         async with self._operation(principal, "read", policy.Listing(OWN), deadline=deadline):
-            tables = await engine.describe(schema, pattern or "*", detail)
+            tables = await engine.describe(schema, wanted, detail)
         return SqlTables(
             tables=[item for item in tables if policy.allows(principal, "read", OWN + item["name"])]
         )
@@ -146,7 +151,7 @@ class SqlService:
             NotFound: there is no such table, or it is not in the caller's own schema `main`.
         """
         engine, own = self._located(principal)
-        async with self._operation(principal, "read", f"{OWN}{table}"):
+        async with self._operation(principal, "read", f"{OWN}{names.key(table, 'table')}"):
             named = await engine.describe(own, table, "full") if schema == "main" else []
         found = [item for item in named if item["name"] == table]
         if not found:

@@ -172,7 +172,7 @@ class BusDoor:
         try:
             (content,) = await self._bus.read(OWNER, uri)
         except AppError as error:
-            return Answer(error.message, is_error=True)
+            return Answer(str(error), is_error=True)
         return Answer(
             content.text if content.text is not None else content.blob or "", content.mime_type
         )

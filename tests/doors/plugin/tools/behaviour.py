@@ -91,7 +91,7 @@ async def say(what: Literal["surrogate", "nothing", "nul", "long"]) -> str:
         "surrogate": "\ud800",
         "nothing": None,
         "nul": "a\0b",
-        "long": "x" * 3_000_000,
+        "long": "x" * 400_000,
     }
     return texts[what]
 
