@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from mcp_server.commands.demo import STEPS, demo
+from mcp_server.commands.demo import STEPS, demo, storing
+from mcp_server.commands.demo.tour import Tour
 from mcp_server.errors import ConfigurationError
 from mcp_server.settings import load_settings
 from tests.doors.live import serving
@@ -167,6 +168,23 @@ def server_data(server: ServeProcess) -> Path:
     return Path(os.fsdecode(own.partition(b"=")[2]))
 
 
+async def test_a_server_that_dies_on_the_way_is_told_with_what_it_keeps(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serve(data_dir, API_KEY=KEY) as server:
+
+        async def stop(_: Tour) -> None:
+            server.stop()
+
+        steps = (("Write", storing.kv), ("Stop", stop), ("Write again", storing.kv))
+        monkeypatch.setattr("mcp_server.commands.demo.STEPS", steps)
+        assert await run(server.url) == 1
+    output = capsys.readouterr().out
+    assert "Step 3 (Write again): " in output
+    assert 'kv_delete {"key": "demo-' in output
+    assert "Cleaned up" not in output
+
+
 async def test_without_the_openai_package_its_step_says_how_to_get_it(
     server: ServeProcess, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -222,6 +240,7 @@ class Thinker:
 
     obeys: bool = True
     sql: str = ""
+    questions: list[str] = field(default_factory=list[str])
 
     def app(self) -> Starlette:
         return Starlette(
@@ -239,6 +258,7 @@ class Thinker:
         body = await request.json()
         asked = any(message["role"] == "tool" for message in body["messages"])
         forced = isinstance(body.get("tool_choice"), dict)
+        self.questions += [each["content"] for each in body["messages"] if each["role"] == "user"]
         delta: dict[str, Any] = {"role": "assistant", "content": "I know it without looking."}
         if forced and self.obeys and not asked:
             function = {"name": "sql_query", "arguments": f'{{"sql": "{self.sql}"}}'}
@@ -283,9 +303,10 @@ async def test_a_model_that_decides_by_itself_is_asked_first_and_made_to_call_se
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     server, thinker = thinking
-    thinker.obeys, thinker.sql = obeys, sql
+    thinker.obeys, thinker.sql, thinker.questions = obeys, sql, []
     assert await run(server.url) == code
     output = capsys.readouterr().out
     assert said in output
-    assert "have a span of more than 1900 metres?" in output.replace("\n       ", "")
+    assert thinker.questions[0].startswith("What does it cost to cross?")
+    assert thinker.questions[1].startswith("Which bridges in the table demo_bridges_")
     assert "completed: I know it without looking." in output

@@ -11,12 +11,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import httpx2
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
-from mcp.shared.exceptions import MCPError
 
 from mcp_server.commands.demo import asking, searching, storing
 from mcp_server.commands.demo.screen import Screen
 from mcp_server.commands.demo.server import Target, own_server, running
-from mcp_server.commands.demo.tour import StepFailed, Tour
+from mcp_server.commands.demo.tour import Tour
+from mcp_server.commands.demo.walk import Walk
 from mcp_server.errors import ConfigurationError
 from mcp_server.settings import Settings
 
@@ -74,11 +74,15 @@ async def _demo(screen: Screen, settings: Settings, url: str | None, key: str | 
                 target = await stack.enter_async_context(own_server(settings))
         where = "on its own server, with data in a temporary directory" if target.own else "on"
         screen.line(f"Isthmus demo {where}: {target.url}")
-        tour = await stack.enter_async_context(_open(screen, target))
-        failed = await _walk(tour)
-    if failed:
+        walk = Walk(screen, STEPS)
+        try:
+            async with _open(screen, target) as tour:
+                await walk.take(tour)
+        except BaseExceptionGroup as group:  # the connection's own tasks raise together
+            walk.break_off(group)
+    if walk.problems:
         screen.line()
-        screen.bad(f"Failed after {screen.seconds:.1f} s. {failed}")
+        screen.bad(f"Failed after {screen.seconds:.1f} s. {' '.join(walk.problems)}")
         return 1
     screen.line()
     screen.good(f"All {len(STEPS)} steps worked, in {screen.seconds:.1f} s.")
@@ -116,28 +120,3 @@ async def _check(http: httpx2.AsyncClient, target: Target) -> None:
         )
     if answer.status_code == 404:
         raise ConfigurationError(f"--url {target.url}: there is no MCP server at {target.url}/mcp")
-
-
-async def _walk(tour: Tour) -> str | None:
-    """Take the steps up to the first that fails; return what to say about it."""
-    try:
-        for number, (title, step) in enumerate(STEPS, start=1):
-            tour.screen.step(number, len(STEPS), title)
-            try:
-                await step(tour)
-            except (StepFailed, MCPError, OSError, httpx2.HTTPError) as error:
-                return f"Step {number} ({title}): {error}"
-    finally:
-        left = [] if tour.target.own else await _clean_up(tour)
-    return f"Cleaning up: {'; '.join(left)}" if left else None
-
-
-async def _clean_up(tour: Tour) -> list[str]:
-    left = await tour.clean_up()
-    tour.screen.line()
-    if not left:
-        tour.screen.note(
-            f"Cleaned up: everything named demo-{tour.mark} is deleted. The agent {asking.AGENT}, its runs, "
-            f"the empty store {searching.STORE} and the journal stay."
-        )
-    return left

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
+import httpx2
 from mcp import Client
 from mcp.shared.dispatcher import ProgressFnT
 from mcp.shared.exceptions import MCPError
@@ -18,6 +19,16 @@ from mcp_server.commands.demo.server import Target
 
 CALL_SECONDS = 120.0
 _CLEAN_UP_SECONDS = 30.0
+
+
+# What a call may raise when the server is gone or refuses to speak with us.
+CONNECTION_ERRORS = (
+    MCPError,
+    OSError,
+    httpx2.HTTPError,
+    anyio.ClosedResourceError,
+    anyio.BrokenResourceError,
+)
 
 
 class StepFailed(Exception):
@@ -116,8 +127,8 @@ class Tour:
                 tool, arguments = self._made.pop()
                 try:
                     result = await self.client.call_tool(tool, arguments)
-                except (MCPError, OSError) as error:
-                    left.append(f"{tool} {json.dumps(arguments)}: {error}")
+                except CONNECTION_ERRORS as error:
+                    left.append(f"{tool} {json.dumps(arguments)} ({type(error).__name__})")
                     continue
                 if result.is_error and not text_of(result).startswith("not_found"):
                     left.append(f"{tool} {json.dumps(arguments)}: {text_of(result)}")
