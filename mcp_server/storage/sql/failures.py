@@ -27,6 +27,7 @@ _BY_STATE: dict[str, type[AppError]] = {
     "2BP01": Conflict,  # dependent_objects_still_exist
     "55006": Conflict,  # object_in_use
     "55P03": Unavailable,  # lock_not_available
+    "53200": LimitExceeded,  # out_of_memory: the bound of one backend
     "53400": LimitExceeded,  # configuration_limit_exceeded: the temporary file limit
 }
 _BY_CLASS: dict[str, type[AppError]] = {

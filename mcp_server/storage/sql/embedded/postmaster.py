@@ -39,6 +39,11 @@ _SETTINGS = {
     "timezone": "UTC",
 }
 
+# What one backend may allocate, in KiB: PostgreSQL itself sets no bound, and one tenant's `array_agg` of
+# large texts would bring the kernel's killer down on every session of the server.
+BACKEND_MEMORY = 1024**2
+_BOUNDED = 'ulimit -d "$0" 2>/dev/null; exec "$@"'
+
 State = Literal["stopped", "starting", "ready", "stopping"]
 
 
@@ -125,7 +130,8 @@ class Postmaster:
             # travels in the environment, and the log's name is relative to it.
             run(
                 self._account,
-                self._pg_ctl,
+                Path("/bin/sh"),
+                *("-c", _BOUNDED, str(BACKEND_MEMORY), self._pg_ctl),
                 *("start", "-W", "-s", "-l", self._log.name),
                 *("-o", shlex.join(f"--{name}={value}" for name, value in settings.items())),
                 directory=self._pgdata,
