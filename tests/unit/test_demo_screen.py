@@ -19,6 +19,7 @@ class Terminal(io.StringIO):
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
     for name in ("SPIN_AFTER_SECONDS", "SAY_AFTER_SECONDS"):
         monkeypatch.setattr(module, name, 0.0)
 
@@ -47,6 +48,13 @@ def test_a_terminal_gets_colours_unless_no_color_is_set(monkeypatch: pytest.Monk
     fill(Screen(plain))
     assert "\x1b[32mgood\x1b[0m" in coloured.getvalue()
     assert "\x1b" not in plain.getvalue()
+
+
+def test_a_terminal_that_knows_no_codes_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    stream = Terminal()
+    fill(Screen(stream))
+    assert "\x1b" not in stream.getvalue()
 
 
 async def until(stream: io.StringIO, text: str) -> None:

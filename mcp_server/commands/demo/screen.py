@@ -32,7 +32,7 @@ class Screen:
         reconfigure = getattr(self._stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="replace")  # a terminal without UTF-8 shows ? for Chinese
-        self._tty = self._stream.isatty()
+        self._tty = self._stream.isatty() and os.environ.get("TERM") != "dumb"
         self._colours = self._tty and not os.environ.get("NO_COLOR")
         size = shutil.get_terminal_size((_FALLBACK_COLUMNS, 24))
         self._columns = min(size.columns if self._tty else _FALLBACK_COLUMNS, _MOST_COLUMNS)
