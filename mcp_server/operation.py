@@ -22,6 +22,10 @@ from mcp_server.storage.sql.control import DISCONNECTED
 
 logger = logging.getLogger(__name__)
 
+# SQLSTATE classes of an engine that cannot go on, such as one whose disk is full:
+# https://www.postgresql.org/docs/18/errcodes-appendix.html
+_REFUSING = {"53", "57", "58"}
+
 RateOf = Callable[[Principal], str | None]
 
 
@@ -127,7 +131,8 @@ class Operations:
 def _unavailable(error: Exception) -> AppError | None:
     """Tell a lost or refusing engine from a defect of ours."""
     lost = isinstance(error, DBAPIError) and error.connection_invalidated
-    if lost or isinstance(error, DISCONNECTED):
+    state: str = getattr(getattr(error, "orig", error), "sqlstate", None) or ""
+    if lost or state[:2] in _REFUSING or isinstance(error, DISCONNECTED):
         logger.warning("an engine does not answer: %s", error)
         return Unavailable("an engine does not answer; try again")
     return None

@@ -126,3 +126,13 @@ async def test_a_database_that_does_not_answer_is_unavailable(principal: Princip
             raise AssertionError("unreachable")
     assert isinstance(refused.value, Unavailable)
     await gone.dispose()
+
+
+async def test_a_database_whose_disk_is_full_is_unavailable(
+    control: AsyncEngine, principal: Principal
+) -> None:
+    operation = Operations(Limits(), Audit())
+    full = text("do $$ begin raise 'no space left' using errcode = 'disk_full'; end $$")
+    with pytest.raises(Unavailable):
+        async with operation(principal, "write", "kv://a/1"), control.begin() as tx:
+            await tx.execute(full)
