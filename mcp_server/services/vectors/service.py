@@ -210,7 +210,8 @@ class VectorService:
         name = await self._name(principal, "write", store)
         # One document is decided by its own URI, of many only those within the caller's scope go.
         visible = _visible(principal, "write", name) if given is None else None
-        uri = f"vector://{name}/{given or '*'}"
+        base = f"vector://{name}/"
+        uri = policy.Listing(base) if given is None else base + given
         async with self._operation(principal, "write", uri, key=idempotency_key) as op:
             async with self._control.begin() as tx:
                 found = await self._find(principal, name, tx)
