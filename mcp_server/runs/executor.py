@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Literal, Protocol, TypeAlias
+from weakref import WeakValueDictionary
 
 from mcp_server.errors import AppError, LimitExceeded, Unavailable
 from mcp_server.runs.event_log import EventLog, Followers
@@ -19,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 CONCURRENCY = 8
 MOST_HELD = 1000
+# One tenant may hold this many, and execute half of what runs at once: the others find room.
+MOST_HELD_BY_TENANT = 250
 CANCEL_POLL_SECONDS = 0.5
 HEARTBEAT_SECONDS = 5.0
 STALE_SECONDS = 30.0
@@ -46,7 +49,8 @@ class Work(Protocol):
 class _Held:
     """A run that this process holds."""
 
-    def __init__(self) -> None:
+    def __init__(self, tenant: str) -> None:
+        self.tenant = tenant
         self.reason: Reason | None = None
         self.work: asyncio.Task[Outcome] | None = None
         self.ended = asyncio.Event()
@@ -66,22 +70,27 @@ class Executor:
         self._work = work
         self._followers = followers
         self._slots = asyncio.Semaphore(concurrency)
+        self._share = max(1, concurrency // 2)
+        self._shares: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._held: dict[str, _Held] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = False
         # A run outlives the request that started it, and must not carry that request's context.
         self._context = contextvars.copy_context()
 
-    def check_room(self) -> None:
-        """Refuse a run that could not be taken.
+    def check_room(self, tenant: str) -> None:
+        """Refuse a run of `tenant` that could not be taken.
 
         Raises:
             LimitExceeded: too many runs wait. Unavailable: the server stops.
         """
         if self._closing:
             raise Unavailable("the server is stopping; start the run again in a moment")
+        own = sum(held.tenant == tenant for held in self._held.values())
         if len(self._held) >= MOST_HELD:
             raise LimitExceeded(f"{MOST_HELD} runs wait already; try again later", retry_after=5)
+        if own >= MOST_HELD_BY_TENANT:
+            raise LimitExceeded(f"{own} of your runs wait; try again later", retry_after=5)
 
     async def start(self, run: Run) -> Run:
         """Store a run and take it; a caller that goes away in between leaves nothing half done."""
@@ -98,7 +107,7 @@ class Executor:
 
     async def _create(self, run: Run) -> Run:
         created = await self._store.create(run)
-        self._held[run.id] = _Held()
+        self._held[run.id] = _Held(run.tenant)
         self._spawn(self._hold(created, self._held[run.id]))
         return created
 
@@ -132,7 +141,8 @@ class Executor:
             self._followers.wake(run.id)
 
     async def _perform(self, run: Run, log: EventLog) -> Outcome:
-        async with self._slots:
+        share = self._shares.setdefault(run.tenant, asyncio.Semaphore(self._share))
+        async with share, self._slots:
             seq = await through_outage(lambda: self._store.begin(run.id))
             if seq is None:  # taken away while it waited
                 raise asyncio.CancelledError

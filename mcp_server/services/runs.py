@@ -78,7 +78,7 @@ class RunService:
         messages = read_conversation(input)
         async with self._operation(principal, "run", agent_uri(agent)):
             definition = await load_agent(self._control, principal.tenant, agent)
-            self._executor.check_room()
+            self._executor.check_room(principal.tenant)
             run = Run(
                 id=new_run_id(),
                 tenant=principal.tenant,

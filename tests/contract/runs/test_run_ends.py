@@ -114,6 +114,22 @@ async def test_runs_beyond_the_slots_wait_and_can_be_cancelled_while_they_do(
     assert (await runs.get(principal, first["run"]))["status"] == "failed"
 
 
+async def test_one_tenants_runs_leave_room_for_anothers(
+    world: World, principal: Principal, stranger: Principal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor_module, "MOST_HELD_BY_TENANT", 3)
+    await world.save(stranger)
+    world.script = SLOW
+    async with world.open(concurrency=2) as runs:
+        for _ in range(3):
+            await runs.start(principal, "helper", "go")
+        with pytest.raises(LimitExceeded, match="3 of your runs wait"):
+            await runs.start(principal, "helper", "go")
+        world.script = "turns: [{text: quick}]"
+        answer = await runs.run(stranger, "helper", "go", wait_seconds=20)
+        assert (answer["status"], answer["output"]) == ("completed", "quick")
+
+
 async def test_a_stopping_server_fails_its_runs_with_the_reason(
     world: World, principal: Principal
 ) -> None:
