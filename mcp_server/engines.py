@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -57,6 +58,7 @@ async def open_engines(settings: Settings, sql_secret: bytes) -> AsyncGenerator[
         if control_url is None or data_url is None:
             cluster = await stack.enter_async_context(open_cluster(settings.data_dir))
             control_url, data_url = control_url or cluster.control_url, data_url or cluster.data_url
+        _refuse_one_for_both(control_url, data_url)
         control = await stack.enter_async_context(open_control(control_url))
         sql = await stack.enter_async_context(
             open_postgresql(
@@ -79,6 +81,16 @@ async def open_engines(settings: Settings, sql_secret: bytes) -> AsyncGenerator[
             embedder=embedder,
             router=router,
             checks=_checks(control, sql, blobs, router),
+        )
+
+
+def _refuse_one_for_both(control_url: str, data_url: str) -> None:
+    """Tenants' roles in the control database could forge its wake-ups and hold its locks."""
+    control, data = urlsplit(control_url), urlsplit(data_url)
+    places = [(url.hostname, url.port or 5432, url.path, url.query) for url in (control, data)]
+    if places[0] == places[1]:
+        raise ConfigurationError(
+            "ISTHMUS_DATA_URL names the database of ISTHMUS_DATABASE_URL; give the tenants' own SQL another one"
         )
 
 

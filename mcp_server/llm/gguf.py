@@ -29,6 +29,8 @@ _SMALL_SAMPLING = {"temperature": 0.2, "top_p": 0.9}
 # In place of the system message that its template would put in. Measured: of 14 answers from a
 # function's result 12 hold the fact instead of 9, of 28 on general knowledge 18 instead of 17.
 _SMALL_SYSTEM = {"role": "system", "content": "Answer briefly and to the point."}
+# It has little to say beyond this, and can otherwise repeat itself until the context is full.
+_SMALL_MAX_TOKENS = 512
 
 
 class GgufModel:
@@ -113,6 +115,8 @@ class GgufModel:
         body["max_tokens"] = request.get("max_tokens") if limit is None else limit
         if body["max_tokens"] is None:
             del body["max_tokens"]
+            if self._weights.small:
+                body["max_tokens"] = _SMALL_MAX_TOKENS
         messages = render(request, self.name)
         if self._weights.small and messages[0]["role"] != "system":
             messages.insert(0, _SMALL_SYSTEM)
