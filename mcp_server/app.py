@@ -39,7 +39,7 @@ from mcp_server.settings import Settings
 from mcp_server.toolbox import BusToolbox
 from mcp_server.transports import http, sse
 from mcp_server.transports.host_guard import HostGuard
-from mcp_server.updates import Updates
+from mcp_server.updates import Updates, serve_listening
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +114,7 @@ async def open_runtime(settings: Settings) -> AsyncGenerator[Runtime]:
             plugins, services, operations, secret=derive(secret, "request state"), bus=updates
         )
         add_handshake_methods(server, updates)
+        serve_listening(server, updates)
         add_completions(server, plugins.completions)
         for setup in plugins.setups:
             await setup(server)

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, get_args
 
 from mcp.server.connection import Connection
-from mcp.server.context import ServerRequestContext
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.subscriptions import ResourceUpdated, ServerEvent
 from mcp_types import (
     EmptyResult,
+    LoggingLevel,
     SetLevelRequestParams,
     SubscribeRequestParams,
     UnsubscribeRequestParams,
 )
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from mcp_server import policy
 from mcp_server.auth.principal import current_principal
 from mcp_server.server import IsthmusServer
-from mcp_server.updates import Updates
+from mcp_server.updates import Updates, check_count
 
 RequestContext = ServerRequestContext[Any, Any]
 # A session that no longer reads may hold this many undelivered updates; then it loses the oldest.
 MOST_PENDING = 1024
+# From the least severe to the most (RFC 5424).
+_LEVELS: tuple[LoggingLevel, ...] = get_args(LoggingLevel)
 
 
 def add_handshake_methods(server: IsthmusServer, updates: Updates) -> None:
@@ -35,7 +39,10 @@ def add_handshake_methods(server: IsthmusServer, updates: Updates) -> None:
     async def subscribe(ctx: RequestContext, params: SubscribeRequestParams) -> EmptyResult:
         uri = str(params.uri)
         policy.require(current_principal(), "read", uri)
-        _subscriptions(_connection(ctx), updates).add(uri)
+        await updates.prepare()
+        subscribed = _subscriptions(_connection(ctx), updates)
+        check_count(len(subscribed | {uri}))
+        subscribed.add(uri)
         return EmptyResult()
 
     async def unsubscribe(ctx: RequestContext, params: UnsubscribeRequestParams) -> EmptyResult:
@@ -46,6 +53,26 @@ def add_handshake_methods(server: IsthmusServer, updates: Updates) -> None:
     lowlevel.add_request_handler("logging/setLevel", SetLevelRequestParams, set_level)
     lowlevel.add_request_handler("resources/subscribe", SubscribeRequestParams, subscribe)
     lowlevel.add_request_handler("resources/unsubscribe", UnsubscribeRequestParams, unsubscribe)
+    server.middleware.append(_filter_logs)
+
+
+class _WantedLevels:
+    """The levels that a session wants at the moment it is asked: it may change its mind during a call."""
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        self._state = state
+
+    def __contains__(self, level: object) -> bool:
+        least = self._state.get("log_level", _LEVELS[0])
+        return level in _LEVELS and _LEVELS.index(level) >= _LEVELS.index(least)
+
+
+async def _filter_logs(ctx: RequestContext, call_next: CallNext) -> HandlerResult:
+    """Hold back what is below the level that the session set: the SDK leaves that to its host."""
+    if ctx.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS:
+        wanted: Any = _WantedLevels(_connection(ctx).state)
+        ctx.session._allowed_log_levels = wanted  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  its one question is `level in …`
+    return await call_next(ctx)
 
 
 def _connection(ctx: RequestContext) -> Connection:

@@ -25,7 +25,6 @@ from mcp_types import (
     InputRequiredResult,
     Resource,
     ResourceTemplate,
-    SubscriptionsListenRequestParams,
     TextContent,
 )
 from mcp_types import Tool as WireTool
@@ -102,9 +101,6 @@ class IsthmusServer(MCPServer[Any]):
         )
         # The SDK makes a handler of its own that nobody can close; this one ends its streams at shutdown.
         self.listeners = ListenHandler(bus)
-        self._lowlevel_server.add_request_handler(
-            "subscriptions/listen", SubscriptionsListenRequestParams, self.listeners
-        )
         if not _is_tracing():
             # The SDK's spans cost a fifth of a call even when nobody collects them.
             self.middleware[:] = [

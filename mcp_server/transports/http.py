@@ -71,6 +71,8 @@ class _Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         work: set[anyio.CancelScope] = set()
         scope[_WORK] = work
+        # Without an event store there is nothing to replay, and the SDK would not answer at all.
+        scope["headers"] = [item for item in scope["headers"] if item[0] != b"last-event-id"]
         try:
             await self._manager.handle_request(scope, receive, send)
         finally:
