@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import aclosing
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
+
+import anyio
 
 from mcp_server.agents.definitions import AgentDefinition
 from mcp_server.agents.work import ModelFor, perform
 from mcp_server.auth.principal import Principal
+from mcp_server.errors import Unauthenticated, Unavailable
 from mcp_server.runs.record import Event, Outcome, Run
 from mcp_server.services.grants import Grant, GrantedToolbox, ScopesNow, ToolboxFor
+
+# A dead key stops its runs within a second.
+WATCH_SECONDS = 0.5
 
 _STOPPED = {
     "turns": "its limit of {turns} turns was used up",
@@ -50,7 +57,7 @@ class AgentWork:
             toolbox=GrantedToolbox(grant, definition.tools, self.toolbox_for),
             steps=run.id,
         )
-        async with aclosing(performing) as events:
+        async with _while_granted(grant), aclosing(performing) as events:
             async for event in events:
                 if event["type"] == "message":
                     last = event
@@ -59,6 +66,37 @@ class AgentWork:
                 if event["type"] == "turn_finished":
                     await grant.now()
         return _outcome(definition, last)
+
+
+@asynccontextmanager
+async def _while_granted(grant: Grant) -> AsyncGenerator[None]:
+    """End the body, in the middle of a model's answer or a tool's work, when the run's key dies.
+
+    Raises:
+        Unauthenticated: it died.
+    """
+    dead: list[Unauthenticated] = []
+
+    async def watch(scope: anyio.CancelScope) -> None:
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            try:
+                await grant.now()
+            except Unauthenticated as error:
+                dead.append(error)
+                scope.cancel()
+                return
+            except Unavailable:
+                continue  # the next tool call or turn asks again
+
+    with anyio.CancelScope() as scope:
+        watcher = asyncio.create_task(watch(scope), name="grant-watch")
+        try:
+            yield
+        finally:
+            watcher.cancel()
+    if dead:
+        raise dead[0]
 
 
 def _outcome(definition: AgentDefinition, last: Event) -> Outcome:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import anyio
+from mcp.server.auth.middleware.bearer_auth import AuthorizationContext
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
-from mcp.server.streamable_http import REQUEST_CANCELLED
+from mcp.server.streamable_http import REQUEST_CANCELLED, StreamableHTTPServerTransport
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.shared.exceptions import MCPError
@@ -17,6 +18,9 @@ from mcp_server.server import IsthmusServer
 
 # Host and Origin are checked for every route of the app, before any of them (host_guard.py).
 _CHECKED_BEFORE = TransportSecuritySettings(enable_dns_rebinding_protection=False)
+
+# A session that nobody uses ends after half an hour; until then it holds some 75 KB.
+MOST_SESSIONS_PER_KEY = 256
 
 # Where an HTTP request keeps the work that it started.
 _WORK = "isthmus.work"
@@ -29,7 +33,7 @@ def session_manager(server: IsthmusServer, max_body_bytes: int) -> StreamableHTT
     one session could replay what another received.
     """
     server.middleware.append(_end_with_its_request)
-    return StreamableHTTPSessionManager(
+    return _Sessions(
         app=server._lowlevel_server,  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  the SDK builds it only inside an app of its own
         event_store=None,
         json_response=False,
@@ -37,6 +41,16 @@ def session_manager(server: IsthmusServer, max_body_bytes: int) -> StreamableHTT
         security_settings=_CHECKED_BEFORE,
         max_request_body_size=max_body_bytes,
     )
+
+
+class _Sessions(StreamableHTTPSessionManager):
+    """Bounds the sessions of one key, so that none can take them all from the others."""
+
+    def _admit_session(
+        self, requestor: AuthorizationContext | None
+    ) -> StreamableHTTPServerTransport | None:
+        own = sum(owner == requestor for owner in self._session_owners.values())
+        return None if own >= MOST_SESSIONS_PER_KEY else super()._admit_session(requestor)
 
 
 async def _end_with_its_request(

@@ -142,3 +142,21 @@ async def test_a_stopping_server_fails_its_runs_with_the_reason(
     assert left["error"]["message"].startswith("the server stopped")
     with pytest.raises(AppError, match="stopping"):
         await runs.start(principal, "helper", "go")
+
+
+async def test_a_dead_key_stops_its_run_within_a_second_in_the_middle_of_an_answer(
+    world: World, runs: RunService, principal: Principal
+) -> None:
+    world.script = SLOW
+    await world.save(principal)
+    started = await runs.run(principal, "helper", "go", wait_seconds=0)
+    assert started["status"] in {"queued", "running"}
+    world.scopes = lambda _: None
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    await ended(runs, principal, started["run"])
+    assert (
+        loop.time() - begun < 5
+    )  # half a second, and what a busy machine adds; the model takes 60
+    done = await runs.get(principal, started["run"])
+    assert (done["status"], (done["error"] or {})["code"]) == ("failed", "unauthenticated")
