@@ -73,6 +73,14 @@ class Operations:
         self._audit = audit
         self._rate_of = rate_of
 
+    async def meter(self, principal: Principal) -> None:
+        """Count one request that names nothing to operate on.
+
+        Raises:
+            LimitExceeded: the caller's rate is used up.
+        """
+        await self._limits.count(principal, self._rate_of(principal))
+
     @asynccontextmanager
     async def __call__(
         self,
@@ -100,9 +108,9 @@ class Operations:
         if egress:
             labels = (*labels, "egress")
         try:
+            if metered:  # first: what is refused is a request as well
+                await self.meter(principal)
             policy.require(principal, verb, uri)
-            if metered:
-                await self._limits.count(principal, self._rate_of(principal))
             async with asyncio.timeout_at(deadline):
                 yield Operation(principal, verb, uri, key, deadline, labels)
         except AppError as error:

@@ -150,7 +150,7 @@ class IsthmusServer(MCPServer[Any]):
         """
         tool = self._declared_tools.get(name)
         if tool is None:
-            raise MCPError(code=INVALID_PARAMS, message=f"Unknown tool: {name}")
+            raise await self._unknown(f"Unknown tool: {name}")
         invocation = _invocation.get()
         principal = current_principal()
         call = Call(principal, self._services, invocation.key, invocation.deadline, context)
@@ -196,7 +196,7 @@ class IsthmusServer(MCPServer[Any]):
         wanted = str(uri)
         invocation = _invocation.get()
         try:
-            item, arguments = self._find_resource(wanted)
+            item, arguments = await self._find_resource(wanted)
             principal = current_principal()
             call = Call(principal, self._services, None, invocation.deadline, context)
             async with self._operation(
@@ -214,12 +214,26 @@ class IsthmusServer(MCPServer[Any]):
             failure = error if known else unexpected(f"reading {wanted[:200]}", error)
             raise protocol_error(failure, {"uri": wanted}) from error
 
-    def _find_resource(self, uri: str) -> tuple[DeclaredResource, dict[str, Any]]:
+    async def _find_resource(self, uri: str) -> tuple[DeclaredResource, dict[str, Any]]:
         for item in self._declared_resources:
             arguments = item.match(uri)
             if arguments is not None:
                 return item, arguments
+        await self._count()
         raise NotFound(f"resource {uri[:200]!r} does not exist")
+
+    async def _unknown(self, message: str) -> MCPError:
+        await self._count()
+        return MCPError(code=INVALID_PARAMS, message=message)
+
+    async def _count(self) -> None:
+        """Count a request that asks for what is not there: it opens no operation."""
+        if not _invocation.get().metered:
+            return
+        try:
+            await self._operation.meter(current_principal())
+        except AppError as error:
+            raise protocol_error(error) from error
 
     async def get_prompt(
         self,
@@ -235,7 +249,7 @@ class IsthmusServer(MCPServer[Any]):
         """
         prompts = {prompt.name: prompt for prompt in await self.list_prompts()}
         if name not in prompts:
-            raise MCPError(code=INVALID_PARAMS, message=f"Unknown prompt: {name}")
+            raise await self._unknown(f"Unknown prompt: {name}")
         known = [argument.name for argument in prompts[name].arguments or ()]
         try:
             async with self._operation(

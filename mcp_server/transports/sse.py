@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
+import anyio
 from mcp.server.runner import serve_dual_era_loop
 from mcp.server.sse import SseServerTransport
 from mcp.server.transport_security import TransportSecuritySettings
@@ -11,6 +13,8 @@ from starlette.types import Receive, Scope, Send
 
 from mcp_server.doors import DeclaredRoute
 from mcp_server.server import IsthmusServer
+
+logger = logging.getLogger(__name__)
 
 _CHECKED_BEFORE = TransportSecuritySettings(enable_dns_rebinding_protection=False)
 
@@ -39,7 +43,11 @@ class _Messages:
         self._transport = transport
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._transport.handle_post_message(scope, receive, send)
+        try:
+            await self._transport.handle_post_message(scope, receive, send)
+        except (anyio.ClosedResourceError, anyio.BrokenResourceError):
+            # The message was accepted, and then its connection ended before it was handed over.
+            logger.debug("dropped a message of a connection that ended")
 
 
 def routes(server: IsthmusServer, max_body_bytes: int) -> list[DeclaredRoute]:

@@ -1,0 +1,251 @@
+"""Rates: counted once for each request at a door, per key, and told in the form of the door."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import openai
+import pytest
+from mcp.shared.exceptions import MCPError
+from openai import AsyncOpenAI
+
+from mcp_server.auth.principal import OWNER
+from tests.doors import raw
+from tests.doors.fixtures import PLUGIN, make_key
+from tests.doors.live import Live, http_client, open_door, open_live
+
+RATE = 3
+# Three calls of tools in one chat, then a text.
+SCRIPT = """
+turns:
+- tool_calls: [{name: kv_set, arguments: {key: a, value: 1}}, {name: kv_set, arguments: {key: b, value: 1}}]
+- tool_calls: [{name: kv_get, arguments: {key: a}}]
+- text: done
+"""
+
+
+@pytest.fixture(scope="module")
+async def live(anyio_backend: object, scratch: Path) -> AsyncIterator[Live]:
+    script = scratch / "limits.yaml"
+    script.write_text(SCRIPT, encoding="utf-8")
+    async with open_live(
+        scratch / "limits", plugins=(PLUGIN,), llm_url=(f"scripted:{script}",)
+    ) as live:
+        yield live
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    async with raw.open_http() as http:
+        yield http
+
+
+@pytest.fixture
+async def key(live: Live) -> str:
+    """A key that may ask three times a day."""
+    return (await make_key(live, rate_limit=f"{RATE}/day"))["key"]
+
+
+COUNTED: dict[str, tuple[str, dict[str, Any]]] = {
+    "tools/call": ("tools/call", {"name": "kv_list", "arguments": {}}),
+    "a tool that fails": ("tools/call", {"name": "kv_get", "arguments": {"key": "none"}}),
+    "a tool that is not there": ("tools/call", {"name": "none", "arguments": {}}),
+    "arguments that do not fit": ("tools/call", {"name": "kv_get", "arguments": {"x": 1}}),
+    "resources/read": ("resources/read", {"uri": "model://scripted"}),
+    "a resource that is not there": ("resources/read", {"uri": "none://x"}),
+    "prompts/get": ("prompts/get", {"name": "odd_prompt", "arguments": {"kind": "x"}}),
+    "a prompt that is not there": ("prompts/get", {"name": "none"}),
+}
+FREE: dict[str, tuple[str, dict[str, Any]]] = {
+    "tools/list": ("tools/list", {}),
+    "resources/list": ("resources/list", {}),
+    "resources/templates/list": ("resources/templates/list", {}),
+    "prompts/list": ("prompts/list", {}),
+    "completion/complete": (
+        "completion/complete",
+        {
+            "ref": {"type": "ref/prompt", "name": "odd_prompt"},
+            "argument": {"name": "kind", "value": ""},
+        },
+    ),
+}
+
+
+def is_limited(message: dict[str, Any]) -> bool:
+    error = message.get("error")
+    if error is None or error["code"] != -32029:
+        return False
+    assert 0 < error["data"]["retry_after_seconds"] <= 24 * 3600
+    assert "is used up" in error["message"]
+    return True
+
+
+@pytest.mark.parametrize("case", COUNTED)
+async def test_the_request_over_the_rate_is_refused(
+    live: Live, http: aiohttp.ClientSession, key: str, case: str
+) -> None:
+    method, params = COUNTED[case]
+    for _ in range(RATE):
+        assert not is_limited((await raw.modern(http, live.url, key, method, params)).message)
+    refused = await raw.modern(http, live.url, key, method, params)
+    assert is_limited(refused.message), refused
+    # Each door refuses: the count is of the key, not of the connection.
+    session = await raw.Handshake(http, live.url, key).open()
+    assert is_limited((await session.request(method, params)).message)
+    async with raw.open_sse(http, live.url, key) as connection:
+        assert is_limited(await connection.request(method, params))
+    models = await raw.send(http, "GET", f"{live.url}/v1/models", headers=raw.bearer(key))
+    assert models.status == 429
+
+
+@pytest.mark.parametrize("case", FREE)
+async def test_lists_are_free(live: Live, http: aiohttp.ClientSession, key: str, case: str) -> None:
+    method, params = FREE[case]
+    for _ in range(RATE + 2):
+        assert "result" in (await raw.modern(http, live.url, key, method, params)).message
+    session = await raw.Handshake(http, live.url, key).open()
+    for _ in range(RATE + 2):
+        assert "result" in (await session.request(method, params)).message
+    assert (await session.request("ping")).result == {}
+
+
+def check_429(answer: raw.Reply) -> None:
+    assert answer.status == 429
+    seconds = int(answer.headers["retry-after"])
+    assert 1 <= seconds <= 24 * 3600
+    assert abs(int(answer.headers["retry-after-ms"]) - seconds * 1000) <= 1000
+    error = json.loads(answer.body)["error"]
+    assert (error["type"], error["code"]) == ("rate_limit_error", "rate_limit_exceeded")
+
+
+CHAT: dict[str, Any] = {
+    "model": "scripted",
+    "messages": [{"role": "user", "content": "go"}],
+    "tools": [{"type": "mcp", "server_label": "isthmus"}],
+}
+PLAIN: dict[str, Any] = {
+    "model": "scripted",
+    "messages": [
+        {"role": "assistant", "content": "1"},
+        {"role": "assistant", "content": "2"},
+        {"role": "user", "content": "3"},
+    ],
+}
+V1: dict[str, tuple[str, str, Any]] = {
+    "models": ("GET", "/v1/models", None),
+    "a model": ("GET", "/v1/models/scripted", None),
+    "chat": ("POST", "/v1/chat/completions", PLAIN),
+    "chat stream": ("POST", "/v1/chat/completions", {**PLAIN, "stream": True}),
+    "chat with tools": ("POST", "/v1/chat/completions", CHAT),
+    "chat with tools, stream": ("POST", "/v1/chat/completions", {**CHAT, "stream": True}),
+}
+
+
+@pytest.mark.parametrize("case", V1)
+async def test_each_request_under_v1_counts_once(
+    live: Live, http: aiohttp.ClientSession, key: str, case: str
+) -> None:
+    """A chat that runs three tools as well: the tools are not counted again."""
+    method, path, body = V1[case]
+    url, headers = f"{live.url}{path}", raw.bearer(key)
+    for _ in range(RATE):
+        answer = await raw.send(http, method, url, json=body, headers=headers)
+        assert answer.status == 200, answer
+        assert (
+            case != "chat with tools" or len(json.loads(answer.body)["isthmus"]["tool_calls"]) == 3
+        )
+    check_429(await raw.send(http, method, url, json=body, headers=headers))
+    refused = await raw.call(http, live.url, key, "kv_list", {})
+    assert is_limited(refused.message)
+
+
+async def test_the_openai_sdk_sees_a_rate_limit(live: Live, key: str) -> None:
+    async with AsyncOpenAI(base_url=f"{live.url}/v1", api_key=key, max_retries=0) as client:
+        for _ in range(RATE):
+            await client.models.list()
+        with pytest.raises(openai.RateLimitError) as caught:
+            await client.models.list()
+        assert int(caught.value.response.headers["retry-after"]) > 0
+
+
+@pytest.mark.parametrize("name", ["http", "http-legacy", "sse", "sse-modern"])
+async def test_the_mcp_sdk_sees_the_protocols_error(live: Live, key: str, name: str) -> None:
+    from dataclasses import replace
+
+    async with open_door(replace(live, key=key), name) as door:
+        for _ in range(RATE):
+            assert not (await door.call("kv_list", {})).is_error
+        with pytest.raises(MCPError) as caught:
+            await door.call("kv_list", {})
+        assert caught.value.error.code == -32029
+        assert caught.value.error.data["retry_after_seconds"] > 0
+
+
+async def test_one_key_does_not_use_up_anothers_rate(
+    live: Live, http: aiohttp.ClientSession, key: str
+) -> None:
+    other = await make_key(live, rate_limit=f"{RATE}/day")
+    for _ in range(RATE + 1):
+        await raw.call(http, live.url, key, "kv_list", {})
+    for used, limited in ((other["key"], False), (live.key, False), (key, True)):
+        answer = await raw.call(http, live.url, used, "kv_list", {})
+        assert is_limited(answer.message) is limited
+
+
+async def test_a_refused_write_changes_nothing(
+    live: Live, http: aiohttp.ClientSession, key: str
+) -> None:
+    for number in range(RATE + 2):
+        await raw.call(http, live.url, key, "kv_set", {"key": "limited", "value": number})
+    read = await raw.call(http, live.url, live.key, "kv_get", {"key": "limited"})
+    assert read.result["structuredContent"]["value"] == RATE - 1
+
+
+async def test_the_window_moves_on(live: Live, http: aiohttp.ClientSession) -> None:
+    key = (await make_key(live, rate_limit="2/second"))["key"]
+    waits: list[float] = []
+    for _ in range(6):
+        message = (await raw.call(http, live.url, key, "kv_list", {})).message
+        while is_limited(message):
+            waits.append(message["error"]["data"]["retry_after_seconds"])
+            await asyncio.sleep(waits[-1])
+            message = (await raw.call(http, live.url, key, "kv_list", {})).message
+        assert "result" in message
+    assert 1 <= len(waits) <= 6
+    assert all(0 < wait <= 1 for wait in waits)
+
+
+async def test_concurrent_requests_do_not_slip_through(
+    live: Live, http: aiohttp.ClientSession, key: str
+) -> None:
+    answers = await asyncio.gather(
+        *(raw.call(http, live.url, key, "kv_list", {}) for _ in range(30))
+    )
+    assert sum(not is_limited(answer.message) for answer in answers) == RATE
+
+
+async def test_the_servers_rate_holds_where_a_key_has_none(
+    anyio_backend: object, scratch: Path, http: aiohttp.ClientSession
+) -> None:
+    async with open_live(scratch / "limits-all", rate_limit="2/hour") as live:
+        plain = (await make_key(live))["key"]
+        wide = (await make_key(live, rate_limit="50/hour"))["key"]
+        for key in (plain, live.key):
+            for number in range(3):
+                answer = await raw.call(http, live.url, key, "kv_list", {})
+                assert is_limited(answer.message) is (number == 2)
+        for _ in range(5):
+            answer = await raw.call(http, live.url, wide, "kv_list", {})
+            assert "result" in answer.message
+        # Who calls inside the process is not at a door.
+        for _ in range(5):
+            assert not (await live.runtime.bus.call(OWNER, "kv_list", {})).is_error
+        async with http_client() as client:
+            for path in ("/healthz", "/readyz"):
+                for _ in range(4):
+                    assert (await client.get(live.url + path)).status_code == 200
