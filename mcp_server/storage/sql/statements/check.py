@@ -59,7 +59,7 @@ def _check(sql: str, schema: str, writable: bool, reserved: Reserved) -> Checked
         sql=sql,
         kind=words(top).lower(),
         writable=writable,
-        reads=frozenset(touched.reads - touched.writes),
+        reads=frozenset(touched.reads),
         writes=frozenset(touched.writes),
         effects=touched.effects,
         edited=touched.qualified,

@@ -66,6 +66,8 @@ class Walk:
         if kind in grammar.WRITING_STATEMENTS:
             self._require_writable(f"{words(node)} writes")
             self.targets.update(id(target) for target in _targets(node))
+            if _reads_target(node):
+                self.touched.reads.add(cast("Any", node).relation.relname)
         elif kind == "TransactionStmt":
             raise refused("transaction control", "each call is one transaction")
         elif kind not in grammar.READING_STATEMENTS and kind not in grammar.PARTS:
@@ -188,6 +190,21 @@ def _targets(node: Any) -> Iterator[ast.RangeVar]:
     if isinstance(node, ast.CreateTableAsStmt):
         into: Any = node.into
         yield into.rel
+
+
+def _reads_target(node: Any) -> bool:
+    """Tell whether the answer depends on rows that the target had: PostgreSQL asks for SELECT on it too."""
+    match node:
+        case ast.UpdateStmt() | ast.MergeStmt():
+            return True
+        case ast.DeleteStmt():
+            return bool(node.whereClause or node.usingClause or node.returningClause)
+        case ast.InsertStmt():
+            conflict: Any = node.onConflictClause
+            updates = conflict and conflict.action == enums.OnConflictAction.ONCONFLICT_UPDATE
+            return bool(node.returningClause or updates)
+        case _:
+            return False
 
 
 def _children(node: Any, ctes: frozenset[str]) -> Iterator[tuple[ast.Node, frozenset[str]]]:
