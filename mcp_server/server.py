@@ -118,16 +118,21 @@ class IsthmusServer(MCPServer[Any]):
         return self._declared_resources
 
     async def refuse_undeclared_tools(self) -> None:
-        """Fail at start if a plugin's `setup` registered a tool without a verb for policy.
+        """Fail at start if a plugin's `setup` registered a tool or resource without a verb for policy.
 
         Raises:
-            ConfigurationError: names the tool.
+            ConfigurationError: names it.
         """
         for tool in await super().list_tools():
             if tool.name not in self._declared_tools:
                 raise ConfigurationError(
                     f"tool {tool.name!r} declares no verb; declare it with mcp_server.plugins.tool"
                 )
+        uris = [str(item.uri) for item in await super().list_resources()]
+        for uri in (*uris, *(t.uri_template for t in await super().list_resource_templates())):
+            raise ConfigurationError(
+                f"resource {uri!r} declares no verb; declare it with mcp_server.plugins.resource"
+            )
 
     async def list_tools(self) -> list[WireTool]:
         """Return the tools that this principal may call, in the order of their names."""
@@ -177,13 +182,11 @@ class IsthmusServer(MCPServer[Any]):
 
     async def list_resources(self) -> list[Resource]:
         """Return the resources with a fixed URI."""
-        own = [item.as_resource() for item in self._declared_resources if not item.is_template]
-        return own + await super().list_resources()
+        return [item.as_resource() for item in self._declared_resources if not item.is_template]
 
     async def list_resource_templates(self) -> list[ResourceTemplate]:
         """Return the resource templates."""
-        own = [item.as_template() for item in self._declared_resources if item.is_template]
-        return own + await super().list_resource_templates()
+        return [item.as_template() for item in self._declared_resources if item.is_template]
 
     async def read_resource(
         self, uri: AnyUrl | str, context: Context[Any, Any] | None = None
