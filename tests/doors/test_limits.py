@@ -11,13 +11,15 @@ from typing import Any
 import aiohttp
 import openai
 import pytest
+from mcp import Client
+from mcp.client.stdio import stdio_client
 from mcp.shared.exceptions import MCPError
 from openai import AsyncOpenAI
 
 from mcp_server.auth.principal import OWNER
 from tests.doors import raw
 from tests.doors.fixtures import PLUGIN, make_key
-from tests.doors.live import Live, http_client, open_door, open_live
+from tests.doors.live import Live, http_client, open_door, open_live, stdio_parameters
 
 RATE = 3
 # Three calls of tools in one chat, then a text.
@@ -139,6 +141,7 @@ PLAIN: dict[str, Any] = {
 V1: dict[str, tuple[str, str, Any]] = {
     "models": ("GET", "/v1/models", None),
     "a model": ("GET", "/v1/models/scripted", None),
+    "embeddings": ("POST", "/v1/embeddings", {"model": "default", "input": "An isthmus."}),
     "chat": ("POST", "/v1/chat/completions", PLAIN),
     "chat stream": ("POST", "/v1/chat/completions", {**PLAIN, "stream": True}),
     "chat with tools": ("POST", "/v1/chat/completions", CHAT),
@@ -184,6 +187,35 @@ async def test_the_mcp_sdk_sees_the_protocols_error(live: Live, key: str, name: 
             await door.call("kv_list", {})
         assert caught.value.error.code == -32029
         assert caught.value.error.data["retry_after_seconds"] > 0
+
+
+async def test_all_doors_and_methods_draw_on_one_budget(
+    live: Live, http: aiohttp.ClientSession, key: str
+) -> None:
+    method, params = COUNTED["tools/call"]
+    assert "result" in (await raw.modern(http, live.url, key, method, params)).message
+    session = await raw.Handshake(http, live.url, key).open()
+    method, params = COUNTED["resources/read"]
+    assert "result" in (await session.request(method, params)).message
+    async with raw.open_sse(http, live.url, key) as connection:
+        method, params = COUNTED["prompts/get"]
+        assert "result" in await connection.request(method, params)
+        assert is_limited(await connection.request(method, params))
+    check_429(await raw.send(http, "GET", f"{live.url}/v1/models", headers=raw.bearer(key)))
+
+
+async def test_the_servers_rate_holds_over_stdio(live: Live) -> None:
+    parameters = stdio_parameters(live)
+    environment = {**(parameters.env or {}), "ISTHMUS_RATE_LIMIT": f"{RATE}/day"}
+    limited = parameters.model_copy(update={"env": environment})
+    async with Client(stdio_client(limited)) as client:
+        for _ in range(RATE):
+            assert not (await client.call_tool("kv_list", {})).is_error
+        for _ in range(2):
+            await client.list_tools()
+            with pytest.raises(MCPError) as caught:
+                await client.call_tool("kv_list", {})
+            assert is_limited({"error": caught.value.error.model_dump()})
 
 
 async def test_one_key_does_not_use_up_anothers_rate(
