@@ -6,14 +6,18 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-BEGIN = "# Generated from requirements.lock by .ci/pins; do not edit.\nconstraint-dependencies = [\n"
+BEGIN = (
+    "# Generated from requirements.lock by .ci/pins; do not edit.\nconstraint-dependencies = [\n"
+)
 
 
 def pinned(lock: str) -> list[str]:
     """Return every `name==version ; marker` of a lock file, without hashes."""
     lines = (line.removesuffix("\\").rstrip() for line in lock.splitlines())
     # What the override of the weights package shuts out is resolved all the same; nobody installs it.
-    return sorted(line for line in lines if re.match(r"[A-Za-z0-9]", line) and "'never'" not in line)
+    return sorted(
+        line for line in lines if re.match(r"[A-Za-z0-9]", line) and "'never'" not in line
+    )
 
 
 def with_constraints(project: str, lock: str) -> str:

@@ -9,7 +9,18 @@ Step = tuple[str, dict[str, Any]]
 
 # What differs from call to call by nature; everything else must be the same at every door.
 VOLATILE = frozenset(
-    {"version", "id", "run", "created_at", "updated_at", "started_at", "ended_at", "next_after", "at", "last_event"}
+    {
+        "version",
+        "id",
+        "run",
+        "created_at",
+        "updated_at",
+        "started_at",
+        "ended_at",
+        "next_after",
+        "at",
+        "last_event",
+    }
 )
 
 
@@ -23,9 +34,20 @@ class Row:
     before: tuple[Step, ...] = ()
 
 
-TABLE: Step = ("sql_execute", {"sql": "create table if not exists door_t (a int primary key, b text)"})
-ONE_ROW: Step = ("sql_execute", {"sql": "insert into door_t values (1, 'x') on conflict do nothing"})
-TEXT = {"store": "door", "document": "d1", "text": "An isthmus joins two lands.", "metadata": {"lang": "en"}}
+TABLE: Step = (
+    "sql_execute",
+    {"sql": "create table if not exists door_t (a int primary key, b text)"},
+)
+ONE_ROW: Step = (
+    "sql_execute",
+    {"sql": "insert into door_t values (1, 'x') on conflict do nothing"},
+)
+TEXT = {
+    "store": "door",
+    "document": "d1",
+    "text": "An isthmus joins two lands.",
+    "metadata": {"lang": "en"},
+}
 AGENT = {"name": "door-agent", "instructions": "Answer."}
 MISSING_RUN = "run_" + "0" * 32
 
