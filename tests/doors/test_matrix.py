@@ -186,6 +186,7 @@ async def test_each_row_opens_inside_what_the_matrix_expects(
     monkeypatch.setattr(Audit, "record", record)
     assert set(NEEDS) == set(world.live.runtime.server.declared_tools)
     for tool, declared in world.live.runtime.server.declared_tools.items():
+        assert declared.verb == NEEDS[tool][0][0], tool
         opened.clear()
         await do(world.live, "foreign", tool, world.filled(TOOLS[tool].arguments, "foreign"))
         wanted = {(type(uri), verb, uri) for verb, uri in world.inside(tool, "foreign")}
