@@ -25,7 +25,7 @@ from tests.e2e.processes import LONG
 
 CLIENTS, CALLS = (50, 100) if LONG else (10, 20)
 # Over stdio each client has a process of its own, and each process its own database connections.
-PROCESSES = 16 if LONG else 3
+PROCESSES = CLIENTS if LONG else 3
 STARTING = 4
 
 
@@ -261,6 +261,7 @@ async def test_each_client_gets_its_own_answers(
     tell(capsys, door, took, calls)
 
 
+@pytest.mark.timeout(600)  # to start fifty processes takes two cores more than a minute
 async def test_each_process_over_stdio_gives_its_own_answers(
     live: Live, http: aiohttp.ClientSession, capsys: pytest.CaptureFixture[str]
 ) -> None:

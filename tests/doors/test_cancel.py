@@ -208,6 +208,38 @@ async def test_leaving_cancels_the_calls_over_stdio(live: Live, record: Record) 
     await leave(calling)
 
 
+async def test_the_end_of_stdin_alone_cancels_the_calls_and_ends_the_process(
+    live: Live, record: Record
+) -> None:
+    parameters = stdio_parameters(live)
+    process = await asyncio.create_subprocess_exec(
+        parameters.command,
+        *parameters.args,
+        env={**(parameters.env or {}), "ISTHMUS_PLUGINS": str(PLUGIN)},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        assert process.stdin is not None
+        calls = {"wait": record.arguments, "sql_query": {"sql": LONG_SQL}}
+        messages = [raw.initialize(), raw.INITIALIZED]
+        for number, (tool, arguments) in enumerate(calls.items()):
+            params = {"name": tool, "arguments": arguments}
+            messages.append(raw.request("tools/call", params, number))
+        process.stdin.write("".join(f"{json.dumps(item)}\n" for item in messages).encode())
+        await record.started(20)
+        await until_queries(live, lambda count: count > 0)
+        process.stdin.close()
+        await record.cancelled()
+        await until_queries(live, lambda count: count == 0)
+        assert await asyncio.wait_for(process.wait(), 10) == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
 # --- chat --------------------------------------------------------------------------------------
 
 
