@@ -151,7 +151,7 @@ class SqlService:
             NotFound: there is no such table, or it is not in the caller's own schema `main`.
         """
         engine, own = self._located(principal)
-        async with self._operation(principal, "read", f"{OWN}{names.key(table, 'table')}"):
+        async with self._operation(principal, "read", OWN + _possible(table)):
             named = await engine.describe(own, table, "full") if schema == "main" else []
         found = [item for item in named if item["name"] == table]
         if not found:
@@ -220,3 +220,15 @@ class SqlService:
         except (SQLAlchemyError, OSError, TimeoutError):
             # The caller gets the statement's own outcome: an error here would make it run twice.
             logger.exception("the outcome of a statement could not be journalled")
+
+
+def _possible(table: str) -> str:
+    """Return a name that a table may have in PostgreSQL: up to 63 bytes of any text but U+0000.
+
+    Raises:
+        NotFound: no table can be called so.
+    """
+    encoded = table.encode("utf-8", "replace")
+    if not 0 < len(encoded) <= 63 or "\0" in table or encoded.decode() != table:
+        raise NotFound(f"table {table[:80]!r} does not exist", param="table")
+    return table

@@ -109,3 +109,20 @@ async def test_more_tables_than_one_answer_holds_ask_for_a_narrower_pattern(
     with pytest.raises(InvalidInput, match="narrow it"):
         await sql.schema(principal)
     assert len((await sql.schema(principal, "a*"))["tables"]) == 2
+
+
+@pytest.mark.parametrize("name", ["\x1f", "a\nb", "x" * 63])
+async def test_a_table_of_an_odd_name_can_be_read(
+    sql: SqlService, principal: Principal, name: str
+) -> None:
+    await sql.execute(principal, f'create table "{name}" (a int)')
+    assert (await sql.table(principal, "main", name))["name"] == name
+    await sql.execute(principal, f'drop table "{name}"')
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", "x" * 64, "\ud800"])
+async def test_a_name_that_no_table_can_have_is_not_found(
+    sql: SqlService, principal: Principal, name: str
+) -> None:
+    with pytest.raises(NotFound):
+        await sql.table(principal, "main", name)
