@@ -14,4 +14,4 @@ async def kv_item(call: Call, namespace: str, key: str) -> Content:
     value = item["value"]
     if isinstance(value, str):
         return Content(value, "text/plain")
-    return Content(json.dumps(value), "application/json")
+    return Content(json.dumps(value, ensure_ascii=False), "application/json")

@@ -23,11 +23,13 @@ MAX_TTL_SECONDS = 10 * 365 * 24 * 3600
 _ALIVE = or_(kv.c.expires_at.is_(None), kv.c.expires_at > func.clock_timestamp())
 
 # The condition stands in the update too: it is decided under the row's lock. A key that expired
-# counts as absent, and its next version still comes from the tenant's counter.
+# counts as absent, and its next version still comes from the tenant's counter. A row that is locked
+# already will be updated, so its insert takes no number.
 _UPSERT = text(
     """
     insert into kv (tenant, namespace, key, value, version, expires_at)
-    values (:tenant, :namespace, :key, :value, next_version(:tenant), :expires_at)
+    values (:tenant, :namespace, :key, :value,
+        case when :replaces then 0 else next_version(:tenant) end, :expires_at)
     on conflict (tenant, namespace, key) do update set
         value = excluded.value, version = next_version(excluded.tenant),
         expires_at = excluded.expires_at, updated_at = now()
@@ -109,7 +111,12 @@ class KvService:
         async with self._operation(principal, "write", uri, key=idempotency_key) as op:
             async with self._control.begin() as tx:
                 before = await _expect(tx, principal, namespace, key, expected_version)
-                written = {"value": encoded, "expires_at": expires_at, "expected": expected_version}
+                written = {
+                    "value": encoded,
+                    "expires_at": expires_at,
+                    "expected": expected_version,
+                    "replaces": before is not None,
+                }
                 version = await tx.scalar(_UPSERT, at | written)
                 if version is None:  # another writer came between the check and the write
                     await _expect(tx, principal, namespace, key, expected_version)

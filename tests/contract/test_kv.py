@@ -72,6 +72,9 @@ async def test_versions_rise_and_are_never_used_again(kv: KvService, principal: 
     assert (await kv.delete(principal, "default", "a"))["deleted"] is True
     seen.append((await kv.set(principal, "default", "a", 1, expected_version=0))["version"])
     assert seen == sorted(set(seen))
+    first = await kv.set(principal, "default", "b", 2)
+    second = await kv.set(principal, "default", "b", 3)
+    assert second["version"] == first["version"] + 1  # a plain write takes one number
 
 
 async def test_conditions_decide_under_concurrency(kv: KvService, principal: Principal) -> None:
