@@ -11,6 +11,7 @@ from mcp_server.auth.principal import Principal
 from mcp_server.errors import NotFound, Unavailable
 from mcp_server.operation import Operations
 from mcp_server.services.vectors import VectorService
+from mcp_server.storage.sql.embedded import Cluster
 from mcp_server.storage.sql.schema import chunk_vectors, chunks
 from mcp_server.storage.vectors import open_vectors
 from tests.contract.vectors.hashed_words import HashedWords
@@ -43,11 +44,12 @@ async def test_a_failing_model_leaves_nothing_behind(
 async def test_no_connection_is_held_while_the_model_embeds(
     principal: Principal,
     operations: Operations,
-    control: AsyncEngine,
+    cluster: Cluster,
     embedder: HashedWords,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    single = create_async_engine(control.url, pool_size=1, max_overflow=0)
+    url = cluster.control_url.replace("postgresql://", "postgresql+asyncpg://", 1)
+    single = create_async_engine(url, pool_size=1, max_overflow=0)
     embed = embedder.embed
 
     async def embed_with_the_only_connection(texts: list[str]) -> list[list[float]]:
