@@ -17,13 +17,14 @@ from mcp_server.auth.keys import KeyService
 from mcp_server.auth.principal import Principal
 from mcp_server.bus import Bus, ToolSpec
 from mcp_server.completions import add_completions
+from mcp_server.declarations import declare
 from mcp_server.door_errors import render_unknown_path
 from mcp_server.doors import DeclaredRoute, Gate
 from mcp_server.engines import Engines, open_engines
 from mcp_server.handshake import add_handshake_methods
 from mcp_server.limits import Limits
 from mcp_server.operation import Operations
-from mcp_server.plugins import load_plugins
+from mcp_server.plugins import load_plugins, set_up
 from mcp_server.secret import derive, server_secret
 from mcp_server.server import IsthmusServer
 from mcp_server.services import Services
@@ -67,6 +68,8 @@ async def open_runtime(settings: Settings) -> AsyncGenerator[Runtime]:
         ConfigurationError: a setting does not fit, or an engine does not open.
     """
     plugins = load_plugins(settings.plugins)
+    declared = declare(plugins)
+    limits = Limits(settings.rate_limit, settings.redis_url)
     secret = server_secret(settings)
     async with AsyncExitStack() as stack:
         engines = await stack.enter_async_context(
@@ -77,7 +80,6 @@ async def open_runtime(settings: Settings) -> AsyncGenerator[Runtime]:
         await stack.enter_async_context(audit.writing(control))
         await stack.enter_async_context(journal.keeping_partitions(control))
         keys = KeyService(control, settings.api_key)
-        limits = Limits(settings.rate_limit, settings.redis_url)
         operations = Operations(limits, audit, keys.rate_of)
         # The bus stands above the services, and runs call tools through it: it is bound below.
         late: list[Bus] = []
@@ -111,13 +113,12 @@ async def open_runtime(settings: Settings) -> AsyncGenerator[Runtime]:
         )
         updates = Updates()
         server = IsthmusServer(
-            plugins, services, operations, secret=derive(secret, "request state"), bus=updates
+            declared, services, operations, secret=derive(secret, "request state"), bus=updates
         )
         add_handshake_methods(server, updates)
         serve_listening(server, updates)
         add_completions(server, plugins.completions)
-        for setup in plugins.setups:
-            await setup(server)
+        await set_up(plugins, server)
         await server.refuse_undeclared_tools()
         await stack.enter_async_context(updates.following(control))
         late.append(Bus(server))
@@ -144,6 +145,10 @@ class HttpApp:
         """End the streams without an end of their own, the polite ones first."""
         self.server.listeners.close()
         self.gate.close_streams()
+
+    def close_requests(self) -> None:
+        """End what is left: each request is told that the server is stopping."""
+        self.gate.close_all()
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ import asyncio
 import sys
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mcp_server import __version__
 from mcp_server.errors import AppError, ConfigurationError
@@ -90,8 +90,15 @@ def _loop_factory() -> Any:
     return uvloop.new_event_loop
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(WRONG_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="isthmus",
         description="One durable backend - SQL, key-value, objects, vectors, agents - for every MCP client and OpenAI SDK.",
     )

@@ -6,10 +6,8 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
-import anyio
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from sqlalchemy.exc import SQLAlchemyError
@@ -28,13 +26,11 @@ from mcp_server.door_errors import (
     render_plain,
 )
 from mcp_server.errors import AppError, ConfigurationError, Unauthenticated, Unavailable
+from mcp_server.live_request import Answer, LiveRequest
 from mcp_server.operation import DISCONNECTED
 from mcp_server.policy import Verb
 
 logger = logging.getLogger(__name__)
-
-# A stream that is cut may end by itself for so long, then it is cancelled.
-POLITE_SECONDS = 0.2
 
 _DEAD = Unauthenticated("the key was revoked or has expired while the request ran")
 _STOPPING = Unavailable("the server is stopping; try again")
@@ -76,7 +72,7 @@ class DeclaredRoute(Route):
         gate = self.gate
         if gate is None:
             raise RuntimeError("a route is served before Gate.bind took charge of it")
-        answer = _Answer(send)
+        answer = Answer(send)
         try:
             principal = OWNER if self.public else await gate.admit(scope)
             self._check_method(scope["method"], gate)
@@ -97,61 +93,6 @@ class DeclaredRoute(Route):
             raise MethodNotAllowed(f"{method} is not served at {self.path}: {allow}", allow=allow)
 
 
-class _Answer:
-    """Passes an answer on and knows how far it got."""
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self.started = False
-        self._ended = False
-
-    async def send(self, message: Message) -> None:
-        self.started = self.started or message["type"] == "http.response.start"
-        if message["type"] == "http.response.body":
-            self._ended = not message.get("more_body", False)
-        await self._send(message)
-
-    async def end(self) -> None:
-        """End a stream that was cut, so that its client sees an end and not a broken line."""
-        if not self._ended:
-            await self.send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-@dataclass(eq=False, slots=True)
-class LiveRequest:
-    """A request in progress; `cut_by` is why it was ended from outside, if it was."""
-
-    streams: bool
-    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-    cut_by: AppError | None = None
-    _receiving: set[anyio.CancelScope] = field(default_factory=set[anyio.CancelScope])
-
-    def cut(self, reason: AppError) -> None:
-        """End it. To a stream it looks as if its client left, so that the SDK closes all it opened."""
-        self.cut_by = reason
-        if not self.streams:
-            self.scope.cancel()
-            return
-        for receiving in list(self._receiving):
-            receiving.cancel()
-        asyncio.get_running_loop().call_later(POLITE_SECONDS, self.scope.cancel)
-
-    def receiving(self, receive: Receive) -> Receive:
-        """Return a `receive` that reports a disconnect once the request is cut."""
-
-        async def receive_until_cut() -> Message:
-            with anyio.CancelScope() as scope:
-                self._receiving.add(scope)
-                try:
-                    if self.cut_by is None:
-                        return await receive()
-                finally:
-                    self._receiving.discard(scope)
-            return {"type": "http.disconnect"}
-
-        return receive_until_cut if self.streams else receive
-
-
 class Gate:
     """Admits requests by their key, and cuts those whose key dies while they run."""
 
@@ -160,7 +101,7 @@ class Gate:
         self._auth = auth
         self._max_body_bytes = max_body_bytes
         self._live: dict[str, set[LiveRequest]] = {}
-        self._streams: set[LiveRequest] = set()
+        self._all: set[LiveRequest] = set()
         self.routes: list[DeclaredRoute] = []
         self.renderers: dict[Door, Renderer] = {"mcp": render_mcp, "plain": render_plain}
 
@@ -239,18 +180,17 @@ class Gate:
 
     @contextmanager
     def track(self, principal: Principal, *, streams: bool) -> Generator[LiveRequest]:
-        """Let the body be cut when the key dies or, if it streams, when the server stops."""
+        """Let the body be cut when the key dies or the server stops."""
         live = LiveRequest(streams)
         with live.scope:
             group = self._live.setdefault(principal.key_id, set()) if principal.key_id else None
             if group is not None:
                 group.add(live)
-            if streams:
-                self._streams.add(live)
+            self._all.add(live)
             try:
                 yield live
             finally:
-                self._streams.discard(live)
+                self._all.discard(live)
                 if group is not None and principal.key_id is not None:
                     group.discard(live)
                     if not group:
@@ -258,7 +198,13 @@ class Gate:
 
     def close_streams(self) -> None:
         """End the answers that have no end of their own: the server is stopping."""
-        for live in list(self._streams):
+        for live in list(self._all):
+            if live.streams:
+                live.cut(_STOPPING)
+
+    def close_all(self) -> None:
+        """End everything that still runs: it had its time."""
+        for live in list(self._all):
             live.cut(_STOPPING)
 
     @asynccontextmanager

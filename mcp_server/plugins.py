@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -122,6 +123,9 @@ def tool(
     `input_schema` replaces the published schema.
     """
 
+    if callable(name):
+        raise ConfigurationError(f"{_name(name)}: write @tool() with parentheses")
+
     def declare(fn: F) -> F:
         own = name or _name(fn)
         return _declare(
@@ -207,6 +211,8 @@ def _load_folder(plugins: Plugins, folder: Path, package: str) -> None:
                     plugins.completions.append(declaration)
         setup = getattr(module, "setup", None)
         if setup is not None:
+            if not inspect.iscoroutinefunction(setup):
+                raise ConfigurationError(f"plugin {path}: setup is not an async function")
             plugins.setups.append(setup)
 
 
@@ -218,9 +224,29 @@ def _load_file(path: Path, name: str) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise ConfigurationError(f"plugin {path}: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise ConfigurationError(f"plugin {path}: {_one_line(error)}") from error
     return module
+
+
+async def set_up(plugins: Plugins, server: MCPServer) -> None:
+    """Run each plugin file's `setup(server)`.
+
+    Raises:
+        ConfigurationError: one failed; names its file.
+    """
+    for setup in plugins.setups:
+        try:
+            await setup(server)
+        except (Exception, SystemExit) as error:
+            where = inspect.getsourcefile(setup)
+            raise ConfigurationError(f"plugin {where}: setup: {_one_line(error)}") from error
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, ConfigurationError):
+        return str(error)
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _declarations(module: ModuleType) -> Iterator[Declaration]:

@@ -34,9 +34,10 @@ from pydantic import AnyUrl
 from mcp_server import __version__, policy
 from mcp_server.auth.principal import Principal, current_principal
 from mcp_server.boundary import RATE_LIMITED, check_arguments, guard, protocol_error, unexpected
+from mcp_server.declarations import Declared
 from mcp_server.errors import AppError, ConfigurationError, InvalidInput, NotFound
 from mcp_server.operation import Operations
-from mcp_server.plugins import Call, Plugins
+from mcp_server.plugins import Call
 from mcp_server.resource import DeclaredResource
 from mcp_server.services import Services
 from mcp_server.tool import DeclaredTool
@@ -77,15 +78,15 @@ class IsthmusServer(MCPServer[Any]):
 
     def __init__(
         self,
-        plugins: Plugins,
+        declared: Declared,
         services: Services,
         operation: Operations,
         *,
         secret: bytes,
         bus: SubscriptionBus,
     ) -> None:
-        self._declared_tools = {item.name: DeclaredTool.declare(item) for item in plugins.tools}
-        self._declared_resources = [DeclaredResource.declare(item) for item in plugins.resources]
+        self._declared_tools = {tool.name: tool for tool in declared.tools}
+        self._declared_resources = declared.resources
         self._services = services
         self._operation = operation
         super().__init__(
@@ -106,8 +107,8 @@ class IsthmusServer(MCPServer[Any]):
             self.middleware[:] = [
                 item for item in self.middleware if not isinstance(item, OpenTelemetryMiddleware)
             ]
-        for item in plugins.prompts:
-            self.prompt()(item.fn)
+        for prompt in declared.prompts:
+            self.add_prompt(prompt)
 
     @property
     def declared_tools(self) -> dict[str, DeclaredTool]:

@@ -11,6 +11,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 import uvicorn
+from sse_starlette.sse import AppStatus
 
 from mcp_server.app import HttpApp, Role, Runtime, open_http, open_runtime
 from mcp_server.auth.keys import KeyService
@@ -21,7 +22,9 @@ from mcp_server.telemetry import configure_logging
 logger = logging.getLogger(__name__)
 
 # How long a stop waits for requests in progress; streams without an end are closed at once.
-GRACE_SECONDS = 5
+GRACE_SECONDS = 3
+# Then they are ended, each with an answer. What still runs after this time is cut off.
+LAST_SECONDS = 4
 BACKLOG = 2048
 
 
@@ -68,11 +71,13 @@ class _Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                timeout_graceful_shutdown=GRACE_SECONDS,
+                timeout_graceful_shutdown=LAST_SECONDS,
             )
         )
         self._http = http
         self._url = url
+        # It would end the answers of calls in progress as well, at once and in the middle.
+        AppStatus.disable_automatic_graceful_drain()
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
@@ -88,6 +93,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._http.close_streams()
+        asyncio.get_running_loop().call_later(GRACE_SECONDS, self._http.close_requests)
         await super().shutdown(sockets=sockets)
 
 

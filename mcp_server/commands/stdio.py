@@ -10,7 +10,7 @@ import sys
 from mcp_server.app import open_runtime
 from mcp_server.settings import Settings
 from mcp_server.telemetry import configure_logging
-from mcp_server.transports.stdio import serve_stdio
+from mcp_server.transports.stdio import StdioConnection
 
 
 async def stdio(settings: Settings) -> int:
@@ -21,13 +21,15 @@ async def stdio(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     async with open_runtime(settings) as runtime:
-        serving = asyncio.create_task(serve_stdio(runtime.server))
+        connection = StdioConnection(runtime.server)
+        serving = asyncio.create_task(connection.serve())
         stopping = asyncio.create_task(stopped.wait())
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         if serving.done():
             await serving
             return 0
+        await connection.stop()
     # Everything is closed, but a thread still reads stdin and would hold the process until it ends.
     sys.stderr.flush()
     os._exit(0)

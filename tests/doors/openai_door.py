@@ -19,6 +19,7 @@ from starlette.applications import Starlette
 from mcp_server.auth.keys import KeyService
 from mcp_server.auth.principal import Principal
 from mcp_server.bus import Bus, ToolSpec
+from mcp_server.declarations import declare
 from mcp_server.doors import Gate
 from mcp_server.limits import Limits
 from mcp_server.llm import ChatRequest, Chunk, Completion, ModelInfo
@@ -160,7 +161,7 @@ async def open_door(
             runs=runs,
         )
         server = IsthmusServer(
-            plugins or load_plugins(),
+            declare(plugins or load_plugins()),
             services,
             operations,
             secret=bytes(32),

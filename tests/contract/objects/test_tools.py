@@ -11,6 +11,7 @@ from mcp.server.subscriptions import InMemorySubscriptionBus
 
 from mcp_server.auth.principal import Principal
 from mcp_server.bus import Bus
+from mcp_server.declarations import declare
 from mcp_server.errors import InvalidInput, NotFound
 from mcp_server.operation import Operations
 from mcp_server.plugins import load_plugins
@@ -25,7 +26,11 @@ PIXEL = base64.b64encode(bytes(range(200, 256))).decode()
 def bus(operations: Operations, objects: ObjectService) -> Bus:
     services = cast("Services", SimpleNamespace(objects=objects))
     server = IsthmusServer(
-        load_plugins(), services, operations, secret=bytes(32), bus=InMemorySubscriptionBus()
+        declare(load_plugins()),
+        services,
+        operations,
+        secret=bytes(32),
+        bus=InMemorySubscriptionBus(),
     )
     return Bus(server)
 

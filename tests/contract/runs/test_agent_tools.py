@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mcp_server.auth.principal import Principal
 from mcp_server.bus import Bus, ToolSpec
+from mcp_server.declarations import declare
 from mcp_server.errors import NotFound
 from mcp_server.llm.router import Router
 from mcp_server.llm.scripted import ScriptedModel
@@ -57,7 +58,7 @@ async def bus(operations: Operations, control: AsyncEngine) -> AsyncIterator[Bus
             ),
         )
         server = IsthmusServer(
-            load_plugins(),
+            declare(load_plugins()),
             cast("Services", services),
             operations,
             secret=bytes(32),

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mcp_server.auth.principal import Principal
 from mcp_server.bus import Bus
+from mcp_server.declarations import declare
 from mcp_server.errors import NotFound
 from mcp_server.operation import Operations
 from mcp_server.plugins import load_plugins
@@ -33,7 +34,7 @@ async def bus(
         services: Any = SimpleNamespace(vectors=vectors, objects=objects)
         yield Bus(
             IsthmusServer(
-                load_plugins(),
+                declare(load_plugins()),
                 services,
                 operations,
                 secret=bytes(32),
