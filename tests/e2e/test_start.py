@@ -70,7 +70,7 @@ SETTINGS: dict[str, tuple[str, str]] = {
 @pytest.mark.parametrize("command", ["serve", "stdio"])
 def test_a_setting_that_does_not_fit(data_dir: Path, name: str, command: str) -> None:
     value, mend = SETTINGS[name]
-    line = refusal(run(data_dir, command, **{name: value}))
+    line = refusal(run(data_dir, command, cwd=None, **{name: value}))
     assert f"ISTHMUS_{name}" in line
     assert mend in line
     assert not data_dir.exists()
