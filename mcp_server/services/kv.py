@@ -122,13 +122,8 @@ class KvService:
                     await _expect(tx, principal, namespace, key, expected_version)
                     raise Conflict("another write came first; read the key again")
                 await op.journal(tx, version=version, prev_version=before)
-        return KvItem(
-            key=key,
-            namespace=namespace,
-            value=value,
-            version=version,
-            expires_at=iso_or_none(expires_at),
-        )
+        expiry = iso_or_none(expires_at)
+        return KvItem(key=key, namespace=namespace, value=value, version=version, expires_at=expiry)
 
     async def delete(
         self,
