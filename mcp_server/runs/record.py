@@ -12,9 +12,8 @@ from uuid import uuid4
 Status: TypeAlias = Literal[
     "queued", "running", "input_required", "completed", "failed", "cancelled", "expired"
 ]
+LIVE: tuple[Status, ...] = ("queued", "running", "input_required")
 ENDED: frozenset[str] = frozenset({"completed", "failed", "cancelled", "expired"})
-# What a worker of this process holds: a run that waits for input holds none.
-HELD: tuple[Status, ...] = ("queued", "running")
 
 Event: TypeAlias = dict[str, Any]
 """One event: `type` and what belongs to it; `seq` is added when it is read."""
@@ -24,7 +23,11 @@ MAX_TEXT = 1_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One row; `grant` are the scopes that the run was started with."""
+    """One row; `grant` are the scopes that the run was started with.
+
+    What a caller sets: the fields up to `ttl_seconds`. What the engine sets: the rest. `epoch` is the
+    lease that holds the run, None unless it is running.
+    """
 
     id: str
     tenant: str
@@ -32,27 +35,45 @@ class Run:
     key_id: str | None
     grant: frozenset[str]
     kind: str
-    agent: str | None
-    definition: Any
     input: Any
+    agent: str | None = None
+    definition: Any = None
+    priority: int = 0
+    not_before: datetime | None = None
+    dedupe_key: str | None = None
+    origin: str | None = None
+    max_retries: int = 0
+    timeout_seconds: float | None = None
+    expires_at: datetime | None = None
+    ttl_seconds: float | None = None
+
     status: Status = "queued"
+    epoch: int | None = None
+    attempt: int = 0
+    retries: int = 0
+    dead_letter: bool = False
+    last_seq: int = 0
+    request: dict[str, Any] | None = None
+    progress: dict[str, Any] | None = None
     output: Any = None
     error: dict[str, str] | None = None
     usage: dict[str, Any] | None = None
     created_at: datetime | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
+    purge_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """How a run ended; `events` are its last ones, stored together with the end itself."""
 
-    status: Literal["completed", "failed", "cancelled"]
+    status: Literal["completed", "failed", "cancelled", "expired"]
     output: Any = None
     error: dict[str, str] | None = None
     usage: dict[str, Any] | None = None
     events: Sequence[Event] = field(default_factory=tuple)
+    dead_letter: bool = False
 
 
 def new_run_id() -> str:

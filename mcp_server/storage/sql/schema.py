@@ -7,7 +7,6 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
-    Boolean,
     Column,
     DateTime,
     Dialect,
@@ -76,7 +75,7 @@ def encode_json(value: Any) -> str:
         ) from error
 
 
-def _at(name: str, *, nullable: bool = False) -> Column[Any]:
+def at(name: str, *, nullable: bool = False) -> Column[Any]:
     return Column(name, DateTime(timezone=True), nullable=nullable)
 
 
@@ -86,7 +85,7 @@ tenants = Table(
     Column("name", Text, primary_key=True),
     # Opaque: names the tenant's version counter without showing the tenant's name.
     Column("id", BigInteger, nullable=False),
-    _at("created_at"),
+    at("created_at"),
 )
 
 api_keys = Table(
@@ -99,9 +98,9 @@ api_keys = Table(
     Column("scopes", ARRAY(Text), nullable=False),
     Column("hash", LargeBinary, nullable=False),
     Column("rate_limit", Text),
-    _at("created_at"),
-    _at("expires_at", nullable=True),
-    _at("revoked_at", nullable=True),
+    at("created_at"),
+    at("expires_at", nullable=True),
+    at("revoked_at", nullable=True),
 )
 
 journal = Table(
@@ -118,14 +117,14 @@ journal = Table(
     Column("step", Text),
     Column("labels", ARRAY(Text), nullable=False),
     Column("subject", Text, nullable=False),
-    _at("at"),
+    at("at"),
 )
 
 audit = Table(
     "audit",
     metadata,
     Column("id", BigInteger, primary_key=True),
-    _at("at"),
+    at("at"),
     Column("tenant", Text, nullable=False),
     Column("subject", Text, nullable=False),
     Column("key_id", Text),
@@ -144,8 +143,8 @@ kv = Table(
     Column("key", Text(collation="C"), primary_key=True),
     Column("value", JsonText, nullable=False),
     Column("version", BigInteger, nullable=False),
-    _at("updated_at"),
-    _at("expires_at", nullable=True),
+    at("updated_at"),
+    at("expires_at", nullable=True),
 )
 
 objects = Table(
@@ -161,7 +160,7 @@ objects = Table(
     Column("content_type", Text, nullable=False),
     Column("blob", Text, nullable=False),
     Column("version", BigInteger, nullable=False),
-    _at("created_at"),
+    at("created_at"),
 )
 
 # Blobs that no manifest row names any more: the collector deletes the payload, then the row.
@@ -169,7 +168,7 @@ garbage_blobs = Table(
     "garbage_blobs",
     metadata,
     Column("blob", Text, primary_key=True),
-    _at("since"),
+    at("since"),
 )
 
 vector_stores = Table(
@@ -180,7 +179,7 @@ vector_stores = Table(
     Column("name", Text, nullable=False),
     Column("embedding_model", Text, nullable=False),
     Column("dimensions", Integer, nullable=False),
-    _at("created_at"),
+    at("created_at"),
 )
 
 documents = Table(
@@ -193,7 +192,7 @@ documents = Table(
     Column("sha256", Text, nullable=False),
     Column("chunks", Integer, nullable=False),
     Column("version", BigInteger, nullable=False),
-    _at("created_at"),
+    at("created_at"),
 )
 
 # The bodies of a document's chunks, one after the other, are its text.
@@ -232,41 +231,6 @@ agents = Table(
     Column("name", Text(collation="C"), primary_key=True),
     Column("definition", JsonText, nullable=False),
     Column("version", BigInteger, nullable=False),
-    _at("created_at"),
-    _at("updated_at"),
-)
-
-runs = Table(
-    "runs",
-    metadata,
-    Column("id", Text, primary_key=True),
-    Column("tenant", Text, nullable=False),
-    Column("subject", Text, nullable=False),
-    Column("key_id", Text),
-    Column("grant_scopes", ARRAY(Text), nullable=False),
-    Column("kind", Text, nullable=False),
-    Column("agent", Text),
-    Column("definition", JsonText),
-    Column("input", JsonText, nullable=False),
-    Column("status", Text, nullable=False),
-    Column("output", JsonText),
-    Column("error", JsonText),
-    Column("usage", JsonText),
-    Column("cancel_requested", Boolean, nullable=False),
-    Column("worker", Text),
-    _at("heartbeat_at", nullable=True),
-    _at("created_at"),
-    _at("started_at", nullable=True),
-    _at("ended_at", nullable=True),
-)
-
-# One row is a frame of consecutive events: `events` is a JSON list of last_seq - first_seq + 1 items.
-run_events = Table(
-    "run_events",
-    metadata,
-    Column("run", Text, primary_key=True),
-    Column("first_seq", BigInteger, primary_key=True),
-    Column("last_seq", BigInteger, nullable=False),
-    Column("events", JsonText, nullable=False),
-    _at("at"),
+    at("created_at"),
+    at("updated_at"),
 )
