@@ -1,63 +1,95 @@
-"""The events of one run on their way into the store: numbered, in frames, durable before anyone sees them."""
+"""The events and finished steps of one run on their way into the store: numbered, in frames, in order."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from mcp_server.runs.outage import through_outage
 from mcp_server.runs.record import Event, clean
-from mcp_server.runs.store import RunStore
 
 FLUSH_SECONDS = 0.1
-# Tokens wait for the next frame; what ends an item is written at once.
-_WAITING = frozenset({"text"})
+MOST_EVENTS = 1000
+# These wait for the next frame; what ends an item is written at once.
+_WAITING = frozenset({"text", "progress"})
 
 
-class Followers:
-    """Wakes those in this process who follow a run."""
+class Appends(Protocol):
+    """Where frames go."""
 
-    def __init__(self) -> None:
-        self._waiting: dict[str, set[asyncio.Event]] = {}
+    async def append(self, run: str, epoch: int, first: int, events: Sequence[Event]) -> bool:
+        """Store events `first`, `first + 1`, …; False if `epoch` does not hold the run any more."""
+        ...
 
-    @contextmanager
-    def following(self, run: str) -> Generator[asyncio.Event]:
-        """Yield an event that is set whenever the run has something new."""
-        event = asyncio.Event()
-        self._waiting.setdefault(run, set()).add(event)
-        try:
-            yield event
-        finally:
-            waiting = self._waiting[run]
-            waiting.discard(event)
-            if not waiting:
-                del self._waiting[run]
 
-    def wake(self, run: str) -> None:
-        for event in self._waiting.get(run, ()):
-            event.set()
+class Finishes(Protocol):
+    """Where finished steps go."""
+
+    async def finish(
+        self, run: str, epoch: int, step: str, result: Any, first: int, events: Sequence[Event]
+    ) -> bool:
+        """Store a step's result together with events; False if `epoch` does not hold the run any more."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    name: str
+    result: Any
+    stored: asyncio.Future[None]
 
 
 class EventLog:
-    """Collects events and stores them; `next_seq` numbers the first one not yet stored."""
+    """Collects what a run tells; one task, `write`, stores it.
 
-    def __init__(self, store: RunStore, run: str, wake: Callable[[], None]) -> None:
-        self.next_seq = 0
-        self._store = store
-        self._run = run
+    Only that task writes: a work that is cancelled in the middle of a store can leave no frame of
+    which nobody knows whether it is there.
+    """
+
+    def __init__(
+        self,
+        run: str,
+        epoch: int,
+        last_seq: int,
+        events: Appends,
+        steps: Finishes,
+        wake: Callable[[], None],
+    ) -> None:
+        self._run, self._epoch = run, epoch
+        self._next_seq = last_seq + 1
+        self._events, self._store = events, steps
         self._wake = wake
         self._pending: list[Event] = []
+        self._steps: deque[_Step] = deque()
         self._arrived = asyncio.Event()
         self._urgent = asyncio.Event()
         self._closing = False
 
     def emit(self, event: Event) -> None:
-        """Take one event; it is stored within 100 ms, or at once if it ends an item."""
-        self._pending.append(clean(event))
+        """Take one event; it is stored within 100 ms, or at once if it ends an item.
+
+        Of reports of progress in one frame the last one counts.
+        """
+        cleaned = clean(event)
+        kind = cleaned["type"]
+        if kind == "progress" and self._pending and self._pending[-1]["type"] == kind:
+            self._pending[-1] = cleaned
+        else:
+            self._pending.append(cleaned)
         self._arrived.set()
-        if event["type"] not in _WAITING:
+        if kind not in _WAITING or len(self._pending) >= MOST_EVENTS:
             self._urgent.set()
+
+    async def finish(self, step: str, result: Any) -> None:
+        """Return when the step's result and all events before it are stored, in one transaction."""
+        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._steps.append(_Step(step, result, stored))
+        self._arrived.set()
+        self._urgent.set()
+        await stored
 
     def close(self) -> None:
         """Let `write` return when everything is stored."""
@@ -74,26 +106,37 @@ class EventLog:
             await self._arrived.wait()
             self._arrived.clear()
             self._urgent.clear()
-            if self._pending and not await self._flush():
-                return False
-            if self._closing and not self._pending:
+            while self._pending or self._steps:
+                if not await self._flush():
+                    return False
+            if self._closing:
                 return True
             await self._pause()
-            if self._pending or self._closing:
+            if self._pending or self._steps or self._closing:
                 self._arrived.set()
 
     async def _pause(self) -> None:
         try:
-            async with asyncio.timeout(0 if self._closing else FLUSH_SECONDS):
+            async with asyncio.timeout(FLUSH_SECONDS):
                 await self._urgent.wait()
         except TimeoutError:
             return
 
     async def _flush(self) -> bool:
-        frame, first = self._pending[:], self.next_seq
-        if not await through_outage(lambda: self._store.append(self._run, first, frame)):
+        """Store one frame, with a step if all events before it fit; a repetition sends the same again."""
+        frame, self._pending = self._pending[:MOST_EVENTS], self._pending[MOST_EVENTS:]
+        first = self._next_seq
+        step = self._steps.popleft() if self._steps and not self._pending else None
+        if not await through_outage(lambda: self._send(step, first, frame)):
             return False
-        del self._pending[: len(frame)]
-        self.next_seq += len(frame)
+        self._next_seq += len(frame)
+        if step is not None and not step.stored.done():
+            step.stored.set_result(None)
         self._wake()
         return True
+
+    async def _send(self, step: _Step | None, first: int, frame: list[Event]) -> bool:
+        if step is None:
+            return await self._events.append(self._run, self._epoch, first, frame)
+        at = (step.name, step.result, first)
+        return await self._store.finish(self._run, self._epoch, *at, frame)
