@@ -18,6 +18,7 @@ from mcp_server.auth.keys import KeyService
 from mcp_server.errors import ConfigurationError
 from mcp_server.settings import Settings
 from mcp_server.telemetry import configure_logging
+from mcp_server.transports.bounded_head import BoundedHeadProtocol
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 http.app,
-                http="httptools",
+                http=BoundedHeadProtocol,
                 loop="none",
                 ws="none",
                 lifespan="off",

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import anyio
 from mcp.server.auth.middleware.bearer_auth import AuthorizationContext
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
-from mcp.server.streamable_http import REQUEST_CANCELLED, StreamableHTTPServerTransport
+from mcp.server.streamable_http import (
+    REQUEST_CANCELLED,
+    StreamableHTTPServerTransport,
+    check_accept_headers,
+)
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.shared.exceptions import MCPError
+from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from mcp_server.doors import DeclaredRoute
+from mcp_server.errors import AppError, InvalidInput
 from mcp_server.server import IsthmusServer
 
 # Host and Origin are checked for every route of the app, before any of them (host_guard.py).
@@ -44,13 +51,33 @@ def session_manager(server: IsthmusServer, max_body_bytes: int) -> StreamableHTT
 
 
 class _Sessions(StreamableHTTPSessionManager):
-    """Bounds the sessions of one key, so that none can take them all from the others."""
+    """Bounds the sessions of one key, so that none can take them all from the others.
+
+    The session that was idle longest gives way: many clients never end theirs, and one whose session
+    is gone (404) opens another. Only sessions at work are refused a further one.
+    """
 
     def _admit_session(
         self, requestor: AuthorizationContext | None
     ) -> StreamableHTTPServerTransport | None:
-        own = sum(owner == requestor for owner in self._session_owners.values())
-        return None if own >= MOST_SESSIONS_PER_KEY else super()._admit_session(requestor)
+        own = [name for name, owner in self._session_owners.items() if owner == requestor]
+        if len(own) >= MOST_SESSIONS_PER_KEY:
+            idle = [name for name in own if self._idle_until(name) < math.inf]
+            if not idle:
+                return None
+            self._end(min(idle, key=self._idle_until))
+        return super()._admit_session(requestor)
+
+    def _idle_until(self, session: str) -> float:
+        """Return when an idle session would end by itself; one at work never does."""
+        scope = self._server_instances[session].idle_scope
+        return math.inf if scope is None else scope.deadline
+
+    def _end(self, session: str) -> None:
+        transport = self._server_instances.pop(session)
+        del self._session_owners[session]
+        if self._task_group is not None:
+            self._task_group.start_soon(transport.terminate)
 
 
 async def _end_with_its_request(
@@ -83,6 +110,7 @@ class _Endpoint:
         self._manager = manager
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        _check_headers(Request(scope))
         work: set[anyio.CancelScope] = set()
         scope[_WORK] = work
         # Without an event store there is nothing to replay, and the SDK would not answer at all.
@@ -92,6 +120,29 @@ class _Endpoint:
         finally:
             for started in list(work):
                 started.cancel()
+
+
+class NotAcceptable(AppError):
+    """The client does not take what the answer may be."""
+
+    code = "invalid_input"
+    status = 406
+
+
+def _check_headers(request: Request) -> None:
+    """Say what the SDK only answers with a bare status.
+
+    Raises:
+        InvalidInput: the body is not declared as JSON. NotAcceptable: the answer may be a stream.
+    """
+    takes_json, takes_stream = check_accept_headers(request)
+    if request.method == "POST":
+        if not request.headers.get("content-type", "").lower().startswith("application/json"):
+            raise InvalidInput("send the message as Content-Type: application/json")
+        if not (takes_json and takes_stream):
+            raise NotAcceptable("send Accept: application/json, text/event-stream")
+    elif request.method == "GET" and not takes_stream:
+        raise NotAcceptable("send Accept: text/event-stream; messages are POSTed")
 
 
 def routes(manager: StreamableHTTPSessionManager) -> list[DeclaredRoute]:

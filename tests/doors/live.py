@@ -31,6 +31,7 @@ from mcp_server.app import HttpApp, Runtime, open_http, open_runtime
 from mcp_server.auth.principal import OWNER
 from mcp_server.errors import AppError
 from mcp_server.settings import Settings
+from mcp_server.transports.bounded_head import BoundedHeadProtocol
 
 DOORS = ("bus", "stdio", "http", "http-legacy", "sse", "sse-modern", "chat")
 
@@ -57,7 +58,7 @@ async def serving(app: ASGIApp) -> AsyncGenerator[str]:
     server = uvicorn.Server(
         uvicorn.Config(
             app,
-            http="httptools",
+            http=BoundedHeadProtocol,
             lifespan="off",
             log_config=None,
             ws="none",
