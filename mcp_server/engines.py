@@ -18,9 +18,10 @@ from mcp_server.settings import Settings
 from mcp_server.storage.objects import BlobStore
 from mcp_server.storage.objects.file import open_file_store
 from mcp_server.storage.sql import SqlEngine
-from mcp_server.storage.sql.control import answers, open_control
+from mcp_server.storage.sql.control import answers, open_control, open_pool
 from mcp_server.storage.sql.embedded import open_cluster
 from mcp_server.storage.sql.postgresql import open_postgresql
+from mcp_server.storage.sql.wake import Wake, open_wake
 from mcp_server.storage.vectors import VectorEngine
 from mcp_server.storage.vectors.postgresql import PostgresVectors
 
@@ -30,9 +31,16 @@ _NOT_YET = ("objects_url", "vectors_url", "mcp_url", "databases", "buckets")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engines:
-    """What is open; `checks` asks each whether it is well."""
+    """What is open; `checks` asks each whether it is well.
+
+    `runs` and `heartbeat` reach the control database as well, on connections of their own: however
+    busy tools keep `control`, a run can be cancelled, and a worker keeps its lease.
+    """
 
     control: AsyncEngine
+    runs: AsyncEngine
+    heartbeat: AsyncEngine
+    wake: Wake
     sql: SqlEngine
     blobs: BlobStore
     vectors: VectorEngine
@@ -54,12 +62,11 @@ async def open_engines(settings: Settings, sql_secret: bytes) -> AsyncGenerator[
                 f"ISTHMUS_{name.upper()}: this version has no engine for it; unset it to run embedded"
             )
     async with AsyncExitStack() as stack:
-        control_url, data_url = settings.database_url, settings.data_url
-        if control_url is None or data_url is None:
-            cluster = await stack.enter_async_context(open_cluster(settings.data_dir))
-            control_url, data_url = control_url or cluster.control_url, data_url or cluster.data_url
-        _refuse_one_for_both(control_url, data_url)
+        control_url, data_url = await _databases(stack, settings)
         control = await stack.enter_async_context(open_control(control_url))
+        runs = await stack.enter_async_context(open_pool(control_url, pool_size=2, overflow=4))
+        heartbeat = await stack.enter_async_context(open_pool(control_url, pool_size=1, overflow=0))
+        wake = await stack.enter_async_context(open_wake(control_url))
         sql = await stack.enter_async_context(
             open_postgresql(
                 data_url,
@@ -75,6 +82,9 @@ async def open_engines(settings: Settings, sql_secret: bytes) -> AsyncGenerator[
         embedder = await stack.enter_async_context(open_embedder(settings))
         yield Engines(
             control=control,
+            runs=runs,
+            heartbeat=heartbeat,
+            wake=wake,
             sql=sql,
             blobs=blobs,
             vectors=PostgresVectors(control),
@@ -82,6 +92,16 @@ async def open_engines(settings: Settings, sql_secret: bytes) -> AsyncGenerator[
             router=router,
             checks=_checks(control, sql, blobs, router),
         )
+
+
+async def _databases(stack: AsyncExitStack, settings: Settings) -> tuple[str, str]:
+    """Return the URLs of both databases; what is not set runs embedded."""
+    control_url, data_url = settings.database_url, settings.data_url
+    if control_url is None or data_url is None:
+        cluster = await stack.enter_async_context(open_cluster(settings.data_dir))
+        control_url, data_url = control_url or cluster.control_url, data_url or cluster.data_url
+    _refuse_one_for_both(control_url, data_url)
+    return control_url, data_url
 
 
 def _refuse_one_for_both(control_url: str, data_url: str) -> None:

@@ -46,16 +46,7 @@ async def open_control(url: str, *, pool_size: int = POOL_SIZE) -> AsyncGenerato
     Raises:
         ConfigurationError: the database cannot be reached or migrated.
     """
-    # SQLAlchemy does not know libpq's parameters, such as sslmode: the driver reads the URL.
-    engine = create_async_engine(
-        "postgresql+asyncpg://",
-        async_creator=lambda: _connect(url),
-        pool_size=pool_size,
-        max_overflow=pool_size,
-        pool_pre_ping=False,
-        pool_use_lifo=True,
-    )
-    try:
+    async with open_pool(url, pool_size=pool_size, overflow=pool_size) as engine:
         try:
             await migrate(engine)
         except (DBAPIError, *DISCONNECTED, ValueError) as error:
@@ -63,6 +54,22 @@ async def open_control(url: str, *, pool_size: int = POOL_SIZE) -> AsyncGenerato
             raise ConfigurationError(
                 f"ISTHMUS_DATABASE_URL: the control database does not answer ({reason})"
             ) from error
+        yield engine
+
+
+@asynccontextmanager
+async def open_pool(url: str, *, pool_size: int, overflow: int) -> AsyncGenerator[AsyncEngine]:
+    """Yield connections to a migrated control database that wait behind nobody else's work."""
+    # SQLAlchemy does not know libpq's parameters, such as sslmode: the driver reads the URL.
+    engine = create_async_engine(
+        "postgresql+asyncpg://",
+        async_creator=lambda: _connect(url),
+        pool_size=pool_size,
+        max_overflow=overflow,
+        pool_pre_ping=False,
+        pool_use_lifo=True,
+    )
+    try:
         yield engine
     finally:
         await engine.dispose()
