@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 from urllib.parse import urlsplit
 
 import platformdirs
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -23,6 +25,20 @@ from mcp_server.errors import ConfigurationError
 
 PREFIX = "ISTHMUS_"
 CONFIG_FILE = "isthmus.toml"
+MOST_DAYS = 36_500
+# The schemes of each URL, and what to give.
+_HTTP = (("http", "https"), "http://127.0.0.1:11434/v1")
+_POSTGRESQL = (("postgresql", "postgres"), "postgresql://USER:PASSWORD@HOST:5432/DB")
+_URLS = {
+    "database_url": _POSTGRESQL,
+    "data_url": _POSTGRESQL,
+    "redis_url": (("redis", "rediss"), "redis://HOST:6379/0"),
+    "objects_url": (("s3",), "s3://KEY:SECRET@HOST:9000/BUCKET?secure=false"),
+    "vectors_url": (("milvus",), "milvus://HOST:19530"),
+    "embeddings_url": _HTTP,
+    "mcp_url": _HTTP,
+    "public_url": _HTTP,
+}
 RATE_UNITS = ("second", "minute", "hour", "day")
 
 
@@ -32,8 +48,48 @@ def _split(value: object) -> object:
     return value
 
 
+@dataclass(frozen=True)
+class RunDays:
+    """For how many days ended runs are kept, by kind; every other kind: `others`."""
+
+    others: float = 30.0
+    kinds: tuple[tuple[str, float], ...] = ()
+
+    def __str__(self) -> str:
+        return ",".join([f"{self.others:g}", *(f"{kind}={days:g}" for kind, days in self.kinds)])
+
+    def seconds(self, kind: str) -> float:
+        """Return the time for `kind`; `tool` stands for every `tool/NAME` that is not named itself."""
+        known = dict(self.kinds)
+        days = known.get(kind, known.get(kind.partition("/")[0], self.others))
+        return days * 86_400
+
+
+def _run_days(value: object) -> object:
+    """Read `30` or `30,agent=90,tool=7`; a number or a list from TOML."""
+    if isinstance(value, RunDays):
+        return value
+    found: dict[str, float] = {}
+    listed = isinstance(value, list | tuple)
+    for part in cast("list[object]", value) if listed else str(value).split(","):
+        kind, named, days = (piece.strip() for piece in str(part).rpartition("="))
+        found[kind] = float(days) if re.fullmatch(r"\d+(\.\d+)?", days) else 0.0
+        if not 0 < found[kind] <= MOST_DAYS or (named and not kind):
+            raise ValueError(
+                f"{part!r} is no number of days; give for example 30, or 30,agent=90,tool=7"
+            )
+    return RunDays(found.pop("", RunDays.others), tuple(found.items()))
+
+
+def _field_names(value: object) -> object:
+    names = cast("tuple[object, ...]", _split(value))
+    return () if names == ("off",) else tuple(str(name).lower() for name in names)
+
+
 CommaList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 PathList = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)]
+FieldNames = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_field_names)]
+Days = Annotated[RunDays, NoDecode, BeforeValidator(_run_days)]
 
 
 def default_data_dir() -> Path:
@@ -66,6 +122,9 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=32 * 1024 * 1024, gt=0)
     sql_connections: int = Field(default=32, ge=1)
     sql_timeout_seconds: float = Field(default=30.0, gt=0, le=86_400)
+    run_ttl_days: Days = RunDays()
+    run_redact: FieldNames = ("password", "secret", "token", "api_key", "authorization")
+    run_concurrency: int = Field(default=8, ge=1, le=256)
     databases: CommaList = ()
     buckets: CommaList = ()
     mcp_url: str | None = None
@@ -109,30 +168,10 @@ class Settings(BaseSettings):
     def _rate(cls, value: str | None) -> str | None:
         return None if value is None else check_rate(value)
 
-    @field_validator("database_url", "data_url")
+    @field_validator(*_URLS)
     @classmethod
-    def _postgresql(cls, value: str | None) -> str | None:
-        return _url(value, ("postgresql", "postgres"), "postgresql://USER:PASSWORD@HOST:5432/DB")
-
-    @field_validator("redis_url")
-    @classmethod
-    def _redis(cls, value: str | None) -> str | None:
-        return _url(value, ("redis", "rediss"), "redis://HOST:6379/0")
-
-    @field_validator("objects_url")
-    @classmethod
-    def _s3(cls, value: str | None) -> str | None:
-        return _url(value, ("s3",), "s3://KEY:SECRET@HOST:9000/BUCKET?secure=false")
-
-    @field_validator("vectors_url")
-    @classmethod
-    def _milvus(cls, value: str | None) -> str | None:
-        return _url(value, ("milvus",), "milvus://HOST:19530")
-
-    @field_validator("embeddings_url", "mcp_url", "public_url")
-    @classmethod
-    def _http(cls, value: str | None) -> str | None:
-        return _url(value, ("http", "https"), "http://127.0.0.1:11434/v1")
+    def _check_url(cls, value: str | None, info: ValidationInfo) -> str | None:
+        return _url(value, *_URLS[str(info.field_name)])
 
     @field_validator("llm_url")
     @classmethod
@@ -140,7 +179,7 @@ class Settings(BaseSettings):
         for item in value:
             scheme = item.partition(":")[0]
             if scheme in {"http", "https"}:
-                _url(item, ("http", "https"), "http://127.0.0.1:11434/v1")
+                _url(item, *_HTTP)
             elif scheme not in {"scripted", "gguf"} or ":" not in item:
                 raise ValueError(
                     f"{item!r} is not http(s)://…/v1, scripted:, scripted:FILE or gguf:FILE"

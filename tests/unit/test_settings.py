@@ -58,8 +58,64 @@ def test_lists_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "agent", "tool", "named"),
+    [
+        (None, 30, 30, 30),
+        ("14", 14, 14, 14),
+        ("0.5", 0.5, 0.5, 0.5),
+        ("agent=90, tool=7", 90, 7, 7),
+        ("3,agent=90,tool/import=1", 90, 3, 1),
+        ("tool=7,tool/import=1", 30, 7, 1),
+    ],
+)
+def test_ended_runs_are_kept_for_days_by_kind(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, agent: float, tool: float, named: float
+) -> None:
+    if given is not None:
+        monkeypatch.setenv("ISTHMUS_RUN_TTL_DAYS", given)
+    days = load_settings().run_ttl_days
+    found = [days.seconds(kind) / 86_400 for kind in ("agent", "tool/other", "tool/import")]
+    assert found == [agent, tool, named]
+
+
+@pytest.mark.parametrize(
+    "line", ["run_ttl_days = 7", "run_ttl_days = 7.0", 'run_ttl_days = ["7", "agent=7.5"]']
+)
+def test_a_file_gives_days_as_a_number_or_a_list(tmp_path: Path, line: str) -> None:
+    (tmp_path / "isthmus.toml").write_text(line)
+    assert load_settings().run_ttl_days.seconds("tool/x") == 7 * 86_400
+
+
+def test_the_names_of_redacted_fields_are_compared_in_lower_case(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert "password" in load_settings().run_redact
+    monkeypatch.setenv("ISTHMUS_RUN_REDACT", "Card, iban")
+    assert load_settings().run_redact == ("card", "iban")
+    monkeypatch.setenv("ISTHMUS_RUN_REDACT", "off")
+    assert load_settings().run_redact == ()
+
+
+def test_redaction_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "isthmus.toml").write_text('run_redact = ["Card"]\n')
+    assert load_settings().run_redact == ("card",)
+    (tmp_path / "isthmus.toml").write_text("run_redact = []\n")
+    assert load_settings().run_redact == ()
+
+
+@pytest.mark.parametrize(
     ("name", "value", "line"),
     [
+        ("RUN_TTL_DAYS", "0", "ISTHMUS_RUN_TTL_DAYS: '0' is no number of days; give for example"),
+        ("RUN_TTL_DAYS", "agent=", "ISTHMUS_RUN_TTL_DAYS: 'agent=' is no number of days"),
+        ("RUN_TTL_DAYS", "=3", "ISTHMUS_RUN_TTL_DAYS: '=3' is no number of days"),
+        ("RUN_TTL_DAYS", "agent=-1", "ISTHMUS_RUN_TTL_DAYS: 'agent=-1' is no number of days"),
+        ("RUN_TTL_DAYS", "agent=inf", "ISTHMUS_RUN_TTL_DAYS: 'agent=inf' is no number of days"),
+        ("RUN_TTL_DAYS", "agent=1e2", "ISTHMUS_RUN_TTL_DAYS: 'agent=1e2' is no number of days"),
+        ("RUN_TTL_DAYS", "7,,", "ISTHMUS_RUN_TTL_DAYS: '' is no number of days"),
+        ("RUN_TTL_DAYS", "99999", "ISTHMUS_RUN_TTL_DAYS: '99999' is no number of days"),
+        ("RUN_CONCURRENCY", "0", "ISTHMUS_RUN_CONCURRENCY: "),
+        ("RUN_CONCURRENCY", "many", "ISTHMUS_RUN_CONCURRENCY: "),
         ("PORT", "many", "ISTHMUS_PORT: "),
         ("SQL_TIMEOUT_SECONDS", "inf", "ISTHMUS_SQL_TIMEOUT_SECONDS: "),
         ("PORT", "70000", "ISTHMUS_PORT: "),
