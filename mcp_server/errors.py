@@ -58,6 +58,13 @@ class Conflict(AppError):
     status = 409
 
 
+class LeaseLost(Conflict):
+    """The caller works for a run that its lease does not hold any more: nothing it does may take effect."""
+
+    def __init__(self) -> None:
+        super().__init__("this run is held by another worker now, or has ended")
+
+
 class LimitExceeded(AppError):
     """A rate, size, row or time budget is used up. `retry_after` is in seconds, None if waiting does not help."""
 

@@ -8,9 +8,10 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mcp_server import journal, policy
 from mcp_server.audit import Audit
@@ -18,7 +19,10 @@ from mcp_server.auth.principal import Principal
 from mcp_server.errors import AppError, Timeout, Unavailable
 from mcp_server.limits import Limits
 from mcp_server.policy import Verb
+from mcp_server.runs.fence import parse_key
+from mcp_server.storage.sql import effects
 from mcp_server.storage.sql.control import DISCONNECTED
+from mcp_server.storage.sql.effects import Effect, Lease
 
 logger = logging.getLogger(__name__)
 
@@ -26,12 +30,20 @@ logger = logging.getLogger(__name__)
 # https://www.postgresql.org/docs/18/errcodes-appendix.html
 _REFUSING = {"53", "57", "58"}
 
+# What changes something, so that whoever follows the journal should look.
+_CHANGING = {"write", "run"}
+
 RateOf = Callable[[Principal], str | None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One allowed operation in progress."""
+    """One allowed operation in progress.
+
+    `key` makes it an effect that is done once: whatever is written under one key to one URI with one
+    verb is written once. `lease` is of the run that the key is a step of, and fences it.
+    """
 
     principal: Principal
     verb: Verb
@@ -39,7 +51,77 @@ class Operation:
     key: str | None = None
     deadline: float | None = None
     labels: tuple[str, ...] = ()
-    run: str | None = None
+    lease: Lease | None = None
+
+    async def look(self, control: AsyncEngine, verb: str | None = None) -> Any | None:
+        """Return what the key's effect answered, if it is done; for calls whose work is dear.
+
+        Raises:
+            LeaseLost: the run is not the caller's any more.
+        """
+        effect = self._effect(verb, None)
+        if effect is None:
+            return None
+        async with control.connect() as connection:
+            return await effects.look(connection, effect)
+
+    async def hold(self, tx: AsyncConnection) -> None:
+        """Keep the run of a step under its lease until `tx` ends.
+
+        Raises:
+            LeaseLost: the run is not the caller's any more.
+        """
+        if self.lease is not None:
+            await effects.hold(tx, self.principal.tenant, self.lease)
+
+    async def replay(self, tx: AsyncConnection, verb: str | None = None) -> Any | None:
+        """Return what the key's effect answered, or None if `tx` is to do it, and `remember` its answer.
+
+        To be called first in the transaction of the effect: a concurrent call with the same key waits
+        here for the other's commit.
+
+        Raises:
+            LeaseLost: the run is not the caller's any more.
+        """
+        if await self.first(tx, verb):
+            return None
+        effect = self._effect(verb, None)
+        answer = effect and await effects.stored(tx, effect)
+        if answer is None:
+            raise Unavailable("the mark of this idempotency key has just been removed; try again")
+        return answer
+
+    async def remember(self, tx: AsyncConnection, answer: T, verb: str | None = None) -> T:
+        """Store the answer, a JSON value but null, of the effect that `tx` does; return it."""
+        effect = self._effect(verb, None)
+        if effect is not None:
+            await effects.remember(tx, effect, answer)
+        return answer
+
+    async def first(
+        self, tx: AsyncConnection, verb: str | None = None, uri: str | None = None
+    ) -> bool:
+        """Mark an effect without an answer, and tell whether it is new; without a key it always is.
+
+        Raises:
+            LeaseLost: the run is not the caller's any more.
+        """
+        effect = self._effect(verb, uri)
+        return effect is None or await effects.mark(tx, effect)
+
+    async def forget(
+        self, tx: AsyncConnection, verb: str | None = None, uri: str | None = None
+    ) -> None:
+        """Take the mark of `first` back."""
+        effect = self._effect(verb, uri)
+        if effect is not None:
+            await effects.forget(tx, effect)
+
+    def _effect(self, verb: str | None, uri: str | None) -> Effect | None:
+        if self.key is None:
+            return None
+        tenant = self.principal.tenant
+        return Effect(tenant, self.key, verb or self.verb, uri or self.uri, self.lease)
 
     async def journal(
         self,
@@ -59,19 +141,29 @@ class Operation:
             uri=uri or self.uri,
             version=version,
             prev_version=prev_version,
-            run=self.run,
+            run=self.lease.run if self.lease else None,
             step=self.key,
             labels=list(self.labels),
         )
 
 
 class Operations:
-    """Opens operations. Services hold one and call it; nothing else decides, meters or audits."""
+    """Opens operations. Services hold one and call it; nothing else decides, meters or audits.
 
-    def __init__(self, limits: Limits, audit: Audit, rate_of: RateOf = lambda _: None) -> None:
+    `changed` is called after each operation that may have written to the journal; it must not block.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        audit: Audit,
+        rate_of: RateOf = lambda _: None,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
         self._limits = limits
         self._audit = audit
         self._rate_of = rate_of
+        self._changed = changed
 
     async def meter(self, principal: Principal) -> None:
         """Count one request that names nothing to operate on.
@@ -97,7 +189,8 @@ class Operations:
         """Run the body as one operation.
 
         `deadline` is in the event loop's time (`loop.time()`). `metered` is for requests that arrive at
-        a door: what they do inside is not counted again.
+        a door: what they do inside is not counted again. `key` is an idempotency key, or a step's key of
+        a run (`runs.fence`), which its lease fences.
 
         Raises:
             Forbidden: policy says no. LimitExceeded: the caller's rate is used up.
@@ -112,7 +205,7 @@ class Operations:
                 await self.meter(principal)
             policy.require(principal, verb, uri)
             async with asyncio.timeout_at(deadline):
-                yield Operation(principal, verb, uri, key, deadline, labels)
+                yield _operation(principal, verb, uri, key, deadline, labels)
         except AppError as error:
             outcome = error.code
             raise
@@ -134,6 +227,22 @@ class Operations:
         finally:
             micros = (time.perf_counter_ns() - begun) // 1000
             self._audit.record(principal, verb, uri, outcome, micros, labels)
+            if outcome == "ok" and verb in _CHANGING:
+                self._changed()
+
+
+def _operation(
+    principal: Principal,
+    verb: Verb,
+    uri: str,
+    key: str | None,
+    deadline: float | None,
+    labels: tuple[str, ...],
+) -> Operation:
+    step = parse_key(key) if key is not None else None
+    if step is None:
+        return Operation(principal, verb, uri, key, deadline, labels)
+    return Operation(principal, verb, uri, step.key, deadline, labels, Lease(step.run, step.epoch))
 
 
 def _unavailable(error: Exception) -> AppError | None:

@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 from mcp_server import policy
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import Conflict, InvalidInput, NotFound
-from mcp_server.operation import Operations
+from mcp_server.operation import Operation, Operations
 from mcp_server.services import names
 from mcp_server.storage.sql.schema import encode_json, kv
 from mcp_server.timestamps import iso_or_none
@@ -110,20 +110,15 @@ class KvService:
         at = {"tenant": principal.tenant, "namespace": namespace, "key": key}
         async with self._operation(principal, "write", uri, key=idempotency_key) as op:
             async with self._control.begin() as tx:
-                before = await _expect(tx, principal, namespace, key, expected_version)
-                written = {
-                    "value": encoded,
-                    "expires_at": expires_at,
-                    "expected": expected_version,
-                    "replaces": before is not None,
-                }
-                version = await tx.scalar(_UPSERT, at | written)
-                if version is None:  # another writer came between the check and the write
-                    await _expect(tx, principal, namespace, key, expected_version)
-                    raise Conflict("another write came first; read the key again")
-                await op.journal(tx, version=version, prev_version=before)
-        expiry = iso_or_none(expires_at)
-        return KvItem(key=key, namespace=namespace, value=value, version=version, expires_at=expiry)
+                done = await op.replay(tx)
+                if done is not None:
+                    value = await _value(tx, principal, namespace, key, done["version"], value)
+                else:
+                    written = {"value": encoded, "expires_at": expires_at}
+                    version = await _write(tx, op, at | written, expected_version)
+                    done = {"version": version, "expires_at": iso_or_none(expires_at)}
+                    await op.remember(tx, done)
+        return KvItem(key=key, namespace=namespace, value=value, **done)
 
     async def delete(
         self,
@@ -143,11 +138,15 @@ class KvService:
         alive = and_(_at(principal, namespace, key), _ALIVE)
         async with self._operation(principal, "write", uri, key=idempotency_key) as op:
             async with self._control.begin() as tx:
-                before = await _expect(tx, principal, namespace, key, expected_version)
-                await tx.execute(delete(kv).where(alive))
-                if before is not None:
-                    await op.journal(tx, verb="delete", prev_version=before)
-        return KvDeleted(deleted=before is not None)
+                done = await op.replay(tx, "delete")
+                if done is None:
+                    before = await _expect(tx, principal, namespace, key, expected_version)
+                    await tx.execute(delete(kv).where(alive))
+                    if before is not None:
+                        await op.journal(tx, verb="delete", prev_version=before)
+                    done = KvDeleted(deleted=before is not None)
+                    await op.remember(tx, done, "delete")
+        return KvDeleted(deleted=done["deleted"])
 
     async def list(
         self,
@@ -197,6 +196,34 @@ def _at(principal: Principal, namespace: str, key: str) -> ColumnElement[bool]:
 
 def _starts(prefix: str) -> ColumnElement[bool]:
     return func.starts_with(kv.c.key, prefix)
+
+
+async def _write(
+    tx: AsyncConnection, op: Operation, row: dict[str, Any], expected: int | None
+) -> int:
+    """Write and journal one row; return its version."""
+    at = (op.principal, row["namespace"], row["key"])
+    before = await _expect(tx, *at, expected)
+    given = row | {"expected": expected, "replaces": before is not None}
+    version = await tx.scalar(_UPSERT, given)
+    if version is None:  # another writer came between the check and the write
+        await _expect(tx, *at, expected)
+        raise Conflict("another write came first; read the key again")
+    await op.journal(tx, version=version, prev_version=before)
+    return version
+
+
+async def _value(
+    tx: AsyncConnection, principal: Principal, namespace: str, key: str, version: int, given: Any
+) -> Any:
+    """Return the value that a version wrote: as `given` again, unless the row still knows better.
+
+    A step that is tried again may have computed another value meanwhile, which was not written.
+    """
+    here = _at(principal, namespace, key)
+    rows = await tx.execute(select(kv.c.value).where(here, kv.c.version == version))
+    row = rows.first()
+    return given if row is None else row.value
 
 
 async def _expect(
