@@ -64,6 +64,8 @@ class AgentItem(TypedDict):
     instructions: str
     model: str
     tools: list[str]
+    approve: list[str]
+    unsure: str
     limits: LimitsItem
     metadata: dict[str, str]
     version: int
@@ -104,16 +106,23 @@ class AgentService:
         """
         uri = agent_uri(name)
         definition = _validate({"name": name, **fields})
+        _check_approve(definition)
         async with self._operation(principal, "write", uri, key=idempotency_key) as op:
+            done = await op.look(self._control)
+            if done is not None:
+                return done
             await self._check_model(definition.model)
             await self._check_tools(principal, definition.tools)
             async with self._control.begin() as tx:
+                done = await op.replay(tx)
+                if done is not None:
+                    return done
                 before = await self._version(tx, principal, name)
                 values = {"tenant": principal.tenant, "name": name}
                 values["definition"] = encode_json(definition.model_dump(mode="json"))
                 row = (await tx.execute(_UPSERT, values)).one()
                 await op.journal(tx, version=row.version, prev_version=before)
-        return _item(row, definition)
+                return await op.remember(tx, _item(row, definition))
 
     async def get(self, principal: Principal, name: str) -> AgentItem:
         """Return one definition.
@@ -161,6 +170,14 @@ class AgentService:
         for tool in wanted:
             if tool not in known:
                 raise InvalidInput(_unknown("tools", tool, sorted(known)), param="tools")
+
+
+def _check_approve(definition: AgentDefinition) -> None:
+    for tool in definition.approve:
+        if tool not in definition.tools:
+            shown = ", ".join(definition.tools[:MOST_SHOWN]) or "none"
+            message = f"approve: {tool!r} is not among the agent's tools; it has {shown}"
+            raise InvalidInput(message, param="approve")
 
 
 async def load_agent(control: AsyncEngine, tenant: str, name: str) -> AgentItem:

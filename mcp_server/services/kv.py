@@ -110,7 +110,7 @@ class KvService:
         at = {"tenant": principal.tenant, "namespace": namespace, "key": key}
         async with self._operation(principal, "write", uri, key=idempotency_key) as op:
             async with self._control.begin() as tx:
-                done = await op.replay(tx)
+                done: dict[str, Any] | None = await op.replay(tx)
                 if done is not None:
                     value = await _value(tx, principal, namespace, key, done["version"], value)
                 else:

@@ -116,17 +116,24 @@ class ObjectService:
         kind = content.media_type(content_type, at.key, is_text=False)
         condition = Condition(if_match, if_none_match)
         async with self._operation(principal, "write", at.uri, key=idempotency_key) as op:
-            if condition:  # spare the upload; it is decided again under the row's lock
+            done = await op.look(self._control)
+            if done is not None:
+                return done
+            if condition and op.key is None:  # spare the upload; it is decided again under a lock
                 row = await manifest.find(self._control, at)
                 condition.check(None if row is None else row.etag)
             blob = await self._blobs.put(chunks)
             try:
                 async with self._control.begin() as tx:
-                    row = await manifest.record(tx, op, at, blob, kind, condition)
+                    done = await op.replay(tx)
+                    if done is None:
+                        row = await manifest.record(tx, op, at, blob, kind, condition)
+                        return await op.remember(tx, _info(row))
             except AppError:  # rolled back for certain; after anything else the blob may be in use
                 await self._blobs.delete(blob.key)
                 raise
-        return _info(row)
+            await self._blobs.delete(blob.key)  # a twin was faster
+        return done
 
     async def get(
         self,
@@ -212,8 +219,11 @@ class ObjectService:
         at = _address(principal, bucket, key)
         operation = self._operation(principal, "write", at.uri, key=idempotency_key)
         async with operation as op, self._control.begin() as tx:
-            deleted = await manifest.remove(tx, op, at)
-        return ObjectDeleted(deleted=deleted)
+            done = await op.replay(tx, "delete")
+            if done is None:
+                done = ObjectDeleted(deleted=await manifest.remove(tx, op, at))
+                await op.remember(tx, done, "delete")
+        return ObjectDeleted(deleted=done["deleted"])
 
     async def _find(self, at: Address) -> Row[Any]:
         row = await manifest.find(self._control, at)

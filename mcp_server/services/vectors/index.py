@@ -10,6 +10,7 @@ from mcp_server.errors import Conflict
 from mcp_server.ingest.embed import Embedder
 from mcp_server.operation import Operation
 from mcp_server.services.vectors import rows
+from mcp_server.services.vectors.results import VectorAdded
 from mcp_server.services.vectors.rows import Draft
 from mcp_server.storage.vectors import Entry, Store, VectorEngine
 
@@ -43,7 +44,7 @@ class Indexer:
         name: str,
         draft: Draft,
         progress: Progress | None = None,
-    ) -> None:
+    ) -> VectorAdded:
         """Write a document in the place of the one of its name, and journal it.
 
         `known` is the store if it exists; else it is made.
@@ -53,6 +54,7 @@ class Indexer:
         """
         vectors = await self._embed(known, draft, progress)
         async with self._control.begin() as tx:
+            await op.hold(tx)
             ids = await rows.chunk_ids(tx, len(vectors))
             store = known or await rows.make_store(
                 tx, op.principal.tenant, name, self._embedder.model, len(vectors[0])
@@ -64,11 +66,24 @@ class Indexer:
         ]
         await self._engine.prepare(store, draft.name, draft.metadata, entries)
         async with self._control.begin() as tx:
+            done = await op.replay(tx)
+            if done is not None:
+                return done
             version, before = await rows.put_document(tx, store, draft)
             await self._engine.retract(tx, store, [draft.name])
             await rows.put_chunks(tx, store, draft, ids)
             await self._engine.publish(tx, store, draft.name, draft.metadata, entries)
             await op.journal(tx, version=version, prev_version=before)
+            added = VectorAdded(store=name, document=draft.name, chunks=len(ids))
+            return await op.remember(tx, added)
+
+    async def keep(self, op: Operation, name: str, document: str, chunks: int) -> VectorAdded:
+        """Answer for a document that is there already, as wanted; with a key, once and for all."""
+        added = VectorAdded(store=name, document=document, chunks=chunks)
+        if op.key is None:
+            return added
+        async with self._control.begin() as tx:
+            return await op.replay(tx) or await op.remember(tx, added)
 
     async def _embed(
         self, known: Store | None, draft: Draft, progress: Progress | None

@@ -16,8 +16,9 @@ from mcp_server.auth.principal import Principal
 from mcp_server.errors import InvalidInput, NotFound
 from mcp_server.ingest.embed import Embedder
 from mcp_server.ingest.tokenise import tokenise
-from mcp_server.operation import Operations
+from mcp_server.operation import Operation, Operations
 from mcp_server.policy import Verb
+from mcp_server.runs.fence import parse_key
 from mcp_server.services import names
 from mcp_server.services.vectors import content, rows
 from mcp_server.services.vectors.index import Indexer, Progress
@@ -86,16 +87,18 @@ class VectorService:
         name = await self._name(principal, "write", store)
         uri = f"vector://{name}/{given}"
         async with self._operation(principal, "write", uri, key=idempotency_key) as op:
+            done = await op.look(self._control)
+            if done is not None:
+                return done
             async with self._control.connect() as tx:
                 known = await rows.find_store(tx, principal.tenant, name)
                 present = known and await rows.find_document(tx, known, given)
             digest = content.fingerprint(text)
             if present and present.sha256 == digest and _same(present.metadata, wanted):
-                return VectorAdded(store=name, document=given, chunks=present.chunks)
+                return await self._indexer.keep(op, name, given, present.chunks)
             pieces = await anyio.to_thread.run_sync(content.pieces, text, abandon_on_cancel=True)
             draft = Draft(given, wanted, digest, pieces)
-            await self._indexer.add(op, known, name, draft, progress)
-        return VectorAdded(store=name, document=given, chunks=len(pieces))
+            return await self._indexer.add(op, known, name, draft, progress)
 
     async def search(
         self,
@@ -214,14 +217,22 @@ class VectorService:
         uri = policy.Listing(base) if given is None else base + given
         async with self._operation(principal, "write", uri, key=idempotency_key) as op:
             async with self._control.begin() as tx:
-                found = await self._find(principal, name, tx)
-                gone = await rows.delete_documents(
-                    tx, found, Restriction(condition, visible), given
-                )
-                await self._engine.retract(tx, found, list(gone))
-                for each, version in gone.items():
-                    uri = f"vector://{name}/{each}"
-                    await op.journal(tx, uri=uri, verb="delete", prev_version=version)
+                done = await op.replay(tx, "delete")
+                if done is None:
+                    within = Restriction(condition, visible)
+                    done = await self._delete(tx, op, name, within, given)
+                    await op.remember(tx, done, "delete")
+        return VectorDeleted(deleted=done["deleted"])
+
+    async def _delete(
+        self, tx: AsyncConnection, op: Operation, name: str, within: Restriction, given: str | None
+    ) -> VectorDeleted:
+        found = await self._find(op.principal, name, tx)
+        gone = await rows.delete_documents(tx, found, within, given)
+        await self._engine.retract(tx, found, list(gone))
+        for each, version in gone.items():
+            uri = f"vector://{name}/{each}"
+            await op.journal(tx, uri=uri, verb="delete", prev_version=version)
         return VectorDeleted(deleted=len(gone))
 
     async def _name(self, principal: Principal, verb: Verb, store: str) -> str:
@@ -250,7 +261,9 @@ def _new_document(idempotency_key: str | None) -> str:
     """Return an id for a document without one; a repeated step gets the same again."""
     if idempotency_key is None:
         return f"doc_{secrets.token_hex(12)}"
-    return f"doc_{sha256(idempotency_key.encode()).hexdigest()[:24]}"
+    step = parse_key(idempotency_key)
+    identity = step.key if step is not None else idempotency_key
+    return f"doc_{sha256(identity.encode()).hexdigest()[:24]}"
 
 
 def _filter(raw: Mapping[str, Any] | None) -> filters.Filter | None:
