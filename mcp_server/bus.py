@@ -118,6 +118,10 @@ class Bus:
             if policy.allows(principal, verb, f"tool://{spec.name}")
         ]
 
+    def is_repeatable(self, tool: str) -> bool:
+        """Tell whether two calls of a tool with one key take effect once; one not there has no effect."""
+        return not any(spec.egress for spec, _ in self._specs if spec.name == tool)
+
     async def read(self, principal: Principal, uri: str) -> list[ResourceContent]:
         """Read a resource.
 

@@ -55,3 +55,7 @@ class BusToolbox:
             )
         result = await self._bus.call(self._principal, tool, arguments, key)
         return ToolOutcome(result.text, result.is_error)
+
+    def repeatable(self, name: str) -> bool:
+        """Tell whether a call made twice with one key takes effect once; a tool unknown here has none."""
+        return self._bus.is_repeatable(self._tools.get(name, name))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, cast
 from uuid import uuid4
@@ -28,8 +28,8 @@ class ToolCall:
 
     def wire(self) -> dict[str, Any]:
         """Give the call as an assistant message holds it."""
-        function = {"name": self.name, "arguments": self.arguments}
-        return {"id": self.id, "type": "function", "function": function}
+        function = {"name": encodable(self.name), "arguments": encodable(self.arguments)}
+        return {"id": encodable(self.id), "type": "function", "function": function}
 
     def read(self) -> dict[str, Any]:
         """Parse the arguments; no text at all is an empty object.
@@ -97,6 +97,38 @@ class Answer:
         message = {"role": "assistant", "content": content, **texts}
         return message | {"tool_calls": calls} if calls else message
 
+    def record(self) -> dict[str, Any]:
+        """Give what `restored` needs, in text that every store can hold: the message as it was answered."""
+        texts = {field: encodable("".join(pieces)) for field, pieces in self._pieces.items()}
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": texts.pop("content", ""),
+            **texts,
+        }
+        if self.calls:
+            message["tool_calls"] = [call.wire() for call in self.calls]
+        return {"message": message, "finish_reason": self.finish_reason, "usage": self.usage}
+
+    @classmethod
+    def restored(cls, record: Mapping[str, Any]) -> Answer:
+        """Give the answer of a `record`."""
+        answer = cls()
+        message: Mapping[str, Any] = record["message"]
+        calls: Sequence[Mapping[str, Any]] = message.get("tool_calls") or ()
+        deltas = [{"index": index, **call} for index, call in enumerate(calls)]
+        texts = {name: message[name] for name in TEXT_FIELDS if message.get(name)}
+        choice = {
+            "delta": {**texts, "tool_calls": deltas},
+            "finish_reason": record["finish_reason"],
+        }
+        answer.add({"choices": [choice], "usage": record["usage"]})
+        return answer
+
+    @property
+    def texts(self) -> list[tuple[str, str]]:
+        """The whole text as `(field, text)`, as `add` gave it in pieces."""
+        return [(field, "".join(pieces)) for field, pieces in self._pieces.items()]
+
     def _add_call(self, delta: Mapping[str, Any]) -> None:
         call = self._call_of(delta)
         function: Mapping[str, Any] = delta.get("function") or {}
@@ -136,6 +168,11 @@ def _readable(call: ToolCall) -> ToolCall:
     except ValueError:
         return ToolCall(call.id, call.name, "{}", call.index)
     return call
+
+
+def encodable(text: str) -> str:
+    """Give a text the form that every upstream and every store can encode."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from mcp_server.agents.events import LoopLimits
+from mcp_server.agents.steps import UnsurePolicy
 
 DEFAULT_MODEL = "default"
+ToolName: TypeAlias = Annotated[str, Field(max_length=128)]
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 
 
 class AgentLimits(BaseModel):
-    """Where a run of the agent ends at the latest."""
+    """Where a run of the agent ends at the latest; `seconds` count anew for each attempt at it."""
 
     model_config = _STRICT
 
@@ -26,7 +28,12 @@ class AgentLimits(BaseModel):
 
 
 class AgentDefinition(BaseModel):
-    """One agent; without `tools` it has none: a new agent holds no right that nobody gave it."""
+    """One agent; without `tools` it has none: a new agent holds no right that nobody gave it.
+
+    Each call to a tool of `approve` waits for a person's approval. `unsure` says what becomes of a
+    run that was interrupted in the middle of a call that its tool cannot promise to do only once,
+    such as one to an upstream server: it fails with code `unsure`, or the call is made again.
+    """
 
     model_config = _STRICT
 
@@ -34,7 +41,9 @@ class AgentDefinition(BaseModel):
     instructions: str = Field(max_length=100_000)
     description: str = Field(default="", max_length=2_000)
     model: str = Field(default=DEFAULT_MODEL, min_length=1, max_length=256)
-    tools: tuple[Annotated[str, Field(max_length=128)], ...] = Field(default=(), max_length=128)
+    tools: tuple[ToolName, ...] = Field(default=(), max_length=128)
+    approve: tuple[ToolName, ...] = Field(default=(), max_length=128)
+    unsure: UnsurePolicy = "fail"
     limits: AgentLimits = AgentLimits()
     metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] = (
         Field(default={}, max_length=16)

@@ -31,6 +31,10 @@ class Toolbox(Protocol):
         """
         ...
 
+    def repeatable(self, name: str) -> bool:
+        """Tell whether a call that is made twice with one key takes effect once."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class LoopLimits:
@@ -89,6 +93,13 @@ class TurnFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class TurnIncomplete:
+    """What was told of a turn breaks off: an interruption cut it, and it begins anew."""
+
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The last event: one assistant message for the whole loop.
 
@@ -107,4 +118,6 @@ class Finished:
     transcript: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
 
-LoopEvent: TypeAlias = TextDelta | ToolStarted | ToolFinished | TurnFinished | Finished
+LoopEvent: TypeAlias = (
+    TextDelta | ToolStarted | ToolFinished | TurnFinished | TurnIncomplete | Finished
+)

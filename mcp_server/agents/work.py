@@ -15,9 +15,12 @@ from mcp_server.agents.events import (
     ToolFinished,
     ToolStarted,
     TurnFinished,
+    TurnIncomplete,
 )
 from mcp_server.agents.loop import run_loop
+from mcp_server.agents.steps import NOTHING_TOLD, CallRules, Steps, Told
 from mcp_server.errors import InvalidInput
+from mcp_server.function_names import function_name
 from mcp_server.llm import Model
 
 ModelFor: TypeAlias = Callable[[str], Awaitable[tuple[Model, str]]]
@@ -37,15 +40,17 @@ async def perform(
     *,
     model_for: ModelFor,
     toolbox: Toolbox,
-    steps: str,
+    steps: Steps,
+    told: Told = NOTHING_TOLD,
 ) -> AsyncGenerator[dict[str, Any], None]:
     """Run an agent on a conversation and yield its events; the last one is of type `message`.
 
     `options` are further fields of a chat request, for example `temperature`; what the definition
-    says, they cannot change.
+    says, they cannot change. `told` is what earlier attempts at this run told; see `run_loop`.
 
     Raises:
-        AppError: the model does not exist or failed, or the caller's rights are gone.
+        AppError: the model does not exist or failed, the caller's rights are gone, or a call that
+            must not be made twice was interrupted.
     """
     model, upstream_id = await model_for(definition.model)
     system = {"role": "system", "content": definition.instructions}
@@ -54,7 +59,9 @@ async def perform(
     for name in ("tools", "stream_options"):
         request.pop(name, None)
     limits = definition.limits.of_loop()
-    async with aclosing(run_loop(model, toolbox, request, limits, steps=steps)) as events:
+    rules = CallRules(frozenset(map(function_name, definition.approve)), definition.unsure)
+    loop = run_loop(model, toolbox, request, limits, steps=steps, rules=rules, told=told)
+    async with aclosing(loop) as events:
         async for event in events:
             yield _stored(event)
 
@@ -102,6 +109,8 @@ def _stored(event: LoopEvent) -> dict[str, Any]:
             return {"type": "tool_finished", "turn": turn, **finished}
         case TurnFinished(turn=turn, finish_reason=reason, usage=usage):
             return {"type": "turn_finished", "turn": turn, "finish_reason": reason, "usage": usage}
+        case TurnIncomplete(turn=turn):
+            return {"type": "turn_incomplete", "turn": turn}
         case Finished(message=message, finish_reason=reason, usage=usage, stopped=stopped):
             told = {"finish_reason": reason, "usage": usage, "stopped": stopped}
             return {"type": "message", "message": message, **told}

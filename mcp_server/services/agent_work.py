@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
-
-import anyio
+from typing import Any, TypeAlias, TypeVar
 
 from mcp_server.agents.definitions import AgentDefinition
+from mcp_server.agents.steps import NOTHING_TOLD, Told, told_in
 from mcp_server.agents.work import ModelFor, perform
 from mcp_server.auth.principal import Principal
-from mcp_server.errors import Unauthenticated, Unavailable
-from mcp_server.runs.record import Event, Outcome, Run
+from mcp_server.errors import Unavailable
+from mcp_server.runs.context import RunContext
+from mcp_server.runs.outage import through_outage
+from mcp_server.runs.record import Event, Outcome, Run, Status
 from mcp_server.services.grants import Grant, GrantedToolbox, ScopesNow, ToolboxFor
 
-# A dead key stops its runs within a second.
-WATCH_SECONDS = 0.5
+T = TypeVar("T")
+
+EventsOf: TypeAlias = Callable[[str, int], Awaitable[tuple[list[Event], Status | None]]]
+"""Return some of a run's events after a number, oldest first; none if there are no more."""
+
+# For how long a run waits for a database that cannot tell its rights.
+PATIENCE_SECONDS = 90.0
+_PAUSE_SECONDS = 0.2
 
 _STOPPED = {
     "turns": "its limit of {turns} turns was used up",
@@ -36,18 +43,22 @@ class AgentWork:
     model_for: ModelFor
     toolbox_for: ToolboxFor
     scopes_now: ScopesNow
+    events_of: EventsOf
 
-    async def __call__(self, run: Run, emit: Callable[[Event], None]) -> Outcome:
-        """Run the agent's loop.
+    async def __call__(self, context: RunContext) -> Outcome:
+        """Run the agent's loop, or go on with it where an earlier attempt was interrupted.
+
+        The definition's `limits.seconds` count for this attempt: neither the time for which a run
+        waits for a person nor that for which it was in nobody's hands is the agent's.
 
         Raises:
-            AppError: the model failed, or the key that started the run is dead.
+            AppError: the model failed, the key that started the run is dead, or an interrupted call
+                must not be made again.
         """
-        fields = AgentDefinition.model_fields
-        definition = AgentDefinition.model_validate(
-            {name: value for name, value in run.definition.items() if name in fields}
-        )
+        run = context.run
+        definition = _definition(run)
         grant = Grant(Principal(run.tenant, run.subject, run.grant, run.key_id), self.scopes_now)
+        await _patiently(grant.now)
         last: Event = {}
         performing = perform(
             definition,
@@ -55,48 +66,47 @@ class AgentWork:
             run.input["options"],
             model_for=self.model_for,
             toolbox=GrantedToolbox(grant, definition.tools, self.toolbox_for),
-            steps=run.id,
+            steps=context,
+            told=await self._told(run.id) if context.resumed else NOTHING_TOLD,
         )
-        async with _while_granted(grant), aclosing(performing) as events:
+        async with aclosing(performing) as events:
             async for event in events:
                 if event["type"] == "message":
                     last = event
                     break
-                emit(event)
-                if event["type"] == "turn_finished":
-                    await grant.now()
+                context.emit(event)
+        # A run without calls would otherwise answer for a key that died in the meantime.
+        await _patiently(grant.now)
         return _outcome(definition, last)
 
-
-@asynccontextmanager
-async def _while_granted(grant: Grant) -> AsyncGenerator[None]:
-    """End the body, in the middle of a model's answer or a tool's work, when the run's key dies.
-
-    Raises:
-        Unauthenticated: it died.
-    """
-    dead: list[Unauthenticated] = []
-
-    async def watch(scope: anyio.CancelScope) -> None:
+    async def _told(self, run: str) -> Told:
+        stored: list[Event] = []
         while True:
-            await asyncio.sleep(WATCH_SECONDS)
-            try:
-                await grant.now()
-            except Unauthenticated as error:
-                dead.append(error)
-                scope.cancel()
-                return
-            except Unavailable:
-                continue  # the next tool call or turn asks again
+            after = stored[-1]["seq"] if stored else 0
+            page, _ = await through_outage(lambda after=after: self.events_of(run, after))
+            if not page:
+                return told_in(stored)
+            stored += page
 
-    with anyio.CancelScope() as scope:
-        watcher = asyncio.create_task(watch(scope), name="grant-watch")
+
+def _definition(run: Run) -> AgentDefinition:
+    """Read the definition that was stored with the run; what it tells of its version is left out."""
+    fields = AgentDefinition.model_fields
+    known = {name: value for name, value in run.definition.items() if name in fields}
+    return AgentDefinition.model_validate(known)
+
+
+async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """Return the answer of something safe to ask again that may be unavailable for a while."""
+    clock = asyncio.get_running_loop().time
+    until = clock() + PATIENCE_SECONDS
+    while True:
         try:
-            yield
-        finally:
-            watcher.cancel()
-    if dead:
-        raise dead[0]
+            return await ask()
+        except Unavailable:
+            if clock() > until:
+                raise
+        await asyncio.sleep(_PAUSE_SECONDS)
 
 
 def _outcome(definition: AgentDefinition, last: Event) -> Outcome:

@@ -56,6 +56,9 @@ class GrantedToolbox:
         toolbox = self.toolbox_for(await self.grant.now(), self.tools)
         return await toolbox.call(name, arguments, key=key)
 
+    def repeatable(self, name: str) -> bool:
+        return self.toolbox_for(self.grant.principal, self.tools).repeatable(name)
+
 
 def intersect(first: frozenset[str], second: frozenset[str]) -> frozenset[str]:
     """Return the scopes that both sets allow: of two that overlap, the narrower one."""

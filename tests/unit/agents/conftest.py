@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any
@@ -10,7 +11,9 @@ import anyio
 import pytest
 
 from mcp_server.agents.loop import ToolOutcome
+from mcp_server.errors import AppError
 from mcp_server.llm import ChatRequest, Chunk, Completion
+from mcp_server.runs.record import clean
 
 Turn = Sequence[Chunk] | Exception
 
@@ -82,6 +85,7 @@ class Tools:
     def __init__(self, **handlers: Handler) -> None:
         self.handlers = handlers
         self.calls: list[tuple[str, dict[str, Any], str | None]] = []
+        self.unrepeatable: set[str] = set()
 
     async def specs(self) -> list[dict[str, Any]]:
         return [
@@ -93,9 +97,88 @@ class Tools:
         self.calls.append((name, arguments, key))
         return await self.handlers[name](arguments)
 
+    def repeatable(self, name: str) -> bool:
+        return name not in self.unrepeatable
+
 
 async def echo(arguments: dict[str, Any]) -> ToolOutcome:
     return ToolOutcome(json.dumps(arguments))
+
+
+class Interrupted(BaseException):
+    """The process that made an attempt is gone."""
+
+
+class Waiting(BaseException):
+    """The attempt ended because a person must answer."""
+
+
+class Begun(AppError):
+    """What `begin` raises for a step that must not be done twice."""
+
+    code = "unsure"
+
+
+class StoredRun:
+    """What the store holds of one run, over all attempts at it. Every `moment` is one to be cut at."""
+
+    def __init__(self) -> None:
+        self.results: dict[str, Any] = {}
+        self.begun: set[str] = set()
+        self.log: list[dict[str, Any]] = []
+        self.asked: dict[str, dict[str, Any]] = {}
+        self.answers: dict[str, Any] = {}
+        self.pending: list[dict[str, Any]] = []
+        self.moments_left = 10**9
+        self.begins: list[str] = []
+
+    def moment(self) -> None:
+        self.moments_left -= 1
+        if self.moments_left < 0:
+            raise Interrupted
+
+    def emit(self, event: dict[str, Any], *, flush: bool = False) -> None:
+        self.moment()
+        self.pending.append(clean(event))
+        if flush:
+            self.log += self.pending
+            self.pending = []
+        self.moment()
+
+    def finished(self, step: str, /) -> bool:
+        return step in self.results
+
+    def result(self, step: str, /) -> Any:
+        return copy.deepcopy(self.results[step])
+
+    def key(self, step: str, /) -> str:
+        return f"run_1/{step}"
+
+    async def begin(
+        self, step: str, /, *, repeatable: bool = True, retry_unsure: bool = False
+    ) -> None:
+        self.moment()
+        if not repeatable and step in self.begun and not retry_unsure:
+            raise Begun(f"step {step} had begun")
+        if not repeatable:
+            self.begins.append(step)
+            self.begun.add(step)
+        self.moment()
+
+    async def store(self, step: str, result: Any, /) -> Any:
+        self.moment()
+        assert step not in self.results
+        self.results[step] = json.loads(json.dumps(result))
+        self.log += self.pending
+        self.pending = []
+        self.moment()
+        return result
+
+    async def ask(self, step: str, /, **request: Any) -> Any:
+        if step not in self.answers:
+            self.asked[step] = request
+            raise Waiting
+        return self.answers[step]
 
 
 class Script:
@@ -107,6 +190,9 @@ class Script:
     model = ScriptedTurns
     tools = Tools
     echo = staticmethod(echo)
+    stored_run = StoredRun
+    Interrupted = Interrupted
+    Waiting = Waiting
 
 
 @pytest.fixture

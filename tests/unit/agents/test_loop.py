@@ -56,8 +56,8 @@ async def test_tools_run_in_order_and_their_results_reach_the_next_turn(script: 
         script.calls(("echo", {"n": 1}), ("echo", {"n": 2}), text="Wait."), script.says("done")
     )
     tools = script.tools(echo=script.echo)
-    events = await collect(model, tools, steps="run_1")
-    assert tools.calls == [("echo", {"n": 1}, "run_1/1"), ("echo", {"n": 2}, "run_1/2")]
+    events = await collect(model, tools, steps=script.stored_run())
+    assert tools.calls == [("echo", {"n": 1}, "run_1/call/1"), ("echo", {"n": 2}, "run_1/call/2")]
     asked = model.requests[1]["messages"]
     assert [message["role"] for message in asked] == ["user", "assistant", "tool", "tool"]
     assert asked[3] == {"role": "tool", "tool_call_id": "call_echo_1", "content": '{"n": 2}'}

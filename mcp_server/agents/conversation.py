@@ -1,0 +1,217 @@
+"""The state of one loop: what was said and run, what the model reads next, and which limit is reached."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import aclosing
+from typing import Any, cast
+
+from mcp_server.agents.answer import Answer, ToolCall, encodable
+from mcp_server.agents.events import Finished, LoopLimits, Stopped, TextDelta, ToolOutcome
+from mcp_server.errors import Unavailable
+from mcp_server.llm import ChatRequest, Chunk, Model
+
+
+class Conversation:
+    """The state of one loop; an event loop must be running."""
+
+    def __init__(
+        self,
+        request: ChatRequest,
+        specs: list[dict[str, Any]],
+        limits: LoopLimits,
+        client_tools: frozenset[str],
+    ) -> None:
+        own = [spec for spec in specs if spec["function"]["name"] not in client_tools]
+        self._request = _with_tools(request, own)
+        self._server = {spec["function"]["name"] for spec in own}
+        self._client_tools = client_tools
+        self._limits = limits
+        self.deadline = asyncio.get_running_loop().time() + limits.seconds
+        # Text before the last turn would spoil a JSON answer, and only the end of a turn shows
+        # whether it was the last.
+        self._hold = bool(own) and wants_json(request)
+        self._held: list[tuple[str, str]] = []
+        self._said: dict[str, list[str]] = {}
+        self._said_in: dict[str, int] = {}
+        self._written = self._calls_run = self._ran_before = self._invalid_turns = 0
+        self._usage: dict[str, Any] = {}
+        self._transcript: list[dict[str, Any]] = []
+        self.answer = Answer()
+        self.stopped: Stopped | None = None
+
+    @property
+    def client_calls(self) -> list[ToolCall]:
+        return [call for call in self.answer.calls if call.name in self._client_tools]
+
+    @property
+    def server_calls(self) -> list[ToolCall]:
+        return [call for call in self.answer.calls if call.name not in self._client_tools]
+
+    async def ask(self, model: Model, turn: int) -> AsyncGenerator[TextDelta, None]:
+        """Stream one turn into `answer`; `add_turn` then takes it in."""
+        self.answer, self._held = Answer(), []
+        async with aclosing(model.stream(self._next_request(turn))) as chunks:
+            while not self.stopped and (chunk := await self._next(chunks)) is not None:
+                pieces = self.answer.add(chunk)
+                if self._hold:
+                    self._held += pieces
+                    pieces = []
+                for delta in self._say(pieces, turn):
+                    yield delta
+                if self._written + self.answer.size > self._limits.output_chars:
+                    self.stopped = "output"
+        if not self.stopped and self.answer.finish_reason is None:
+            raise Unavailable("the model's answer broke off; try again")
+
+    def add_turn(self, turn: int) -> Iterable[TextDelta]:
+        """Add the turn that was asked to the conversation, and say what was held back of it."""
+        self._close_turn()
+        return self._say(self._held, turn) if self._is_last else ()
+
+    def restore_turn(self, answer: Answer, stopped: Stopped | None, turn: int) -> None:
+        """Add the turn of an earlier attempt, whose text was told then."""
+        self.answer, self.stopped = answer, stopped
+        self._close_turn()
+        if not self._hold or self._is_last:
+            for _ in self._say(answer.texts, turn):
+                pass
+
+    def is_over(self, turn: int) -> bool:
+        """Tell whether the loop ends with this turn without running a tool."""
+        if not self.server_calls:
+            return True
+        # Results that no turn is left to read would be effects for nothing.
+        if turn == self._limits.turns and not self.client_calls:
+            self.stopped = "turns"
+        return self.stopped is not None
+
+    def admits_call(self) -> bool:
+        """Tell whether another call may be made; if not, the loop is stopped."""
+        if self.stopped is None and self._calls_run == self._limits.tool_calls:
+            self.stopped = "tool_calls"
+        return self.stopped is None
+
+    def problem_of(self, call: ToolCall) -> ToolOutcome | None:
+        """Say why a call cannot be made, None if it can."""
+        if call.name not in self._server:
+            known = ", ".join(sorted(self._server | self._client_tools)) or "none"
+            text = f"not_found: there is no tool {call.name[:80]!r}; there are: {known}"
+            return ToolOutcome(text, is_error=True)
+        try:
+            call.read()
+        except ValueError as error:
+            text = f"invalid_input: the arguments of {call.name} are not a JSON object ({error})"
+            return ToolOutcome(text, is_error=True)
+        return None
+
+    def fit(self, text: str) -> str:
+        """Cut a result to what the model may see, in a form that every upstream can encode."""
+        most = self._limits.result_chars
+        if len(text) > most:
+            text = f"{text[:most]}\n[cut: {most} of {len(text)} characters]"
+        return encodable(text)
+
+    def add_result(self, call: ToolCall, text: str, *, ran: bool) -> None:
+        """Add the result of a call; `ran` tells whether a tool was really called."""
+        self._calls_run += ran
+        self._transcript.append({"role": "tool", "tool_call_id": call.id, "content": text})
+
+    def close_calls(self) -> None:
+        """Notice a model that for several turns called nothing that could be called."""
+        self._invalid_turns = 0 if self._calls_run > self._ran_before else self._invalid_turns + 1
+        if self._invalid_turns == self._limits.invalid_turns and not self.client_calls:
+            self.stopped = self.stopped or "invalid_calls"
+
+    def finished(self) -> Finished:
+        calls = [] if self.stopped else [call.wire() for call in self.client_calls]
+        texts = {name: "".join(pieces) for name, pieces in self._said.items()}
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": texts.pop("content", None if calls else ""),
+            "refusal": texts.pop("refusal", None),
+            **texts,
+        }
+        if calls:
+            message["tool_calls"] = calls
+        reason = "length" if self.stopped else self.answer.reason
+        usage = self._usage or {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+        return Finished(message, reason, usage, calls, self.stopped, self._transcript)
+
+    @property
+    def _is_last(self) -> bool:
+        return self.stopped is not None or not self.server_calls
+
+    def _close_turn(self) -> None:
+        self._ran_before = self._calls_run
+        self._written += self.answer.size
+        self._usage = _add_usage(self._usage, self.answer.usage)
+        self._transcript.append(self.answer.message())
+
+    def _next_request(self, turn: int) -> ChatRequest:
+        messages = [*self._request["messages"], *self._transcript]
+        request = self._request | {"messages": messages}
+        if turn > 1 and "tool_choice" in request:
+            request["tool_choice"] = _unforced(request["tool_choice"])
+        return request
+
+    async def _next(self, chunks: AsyncGenerator[Chunk, None]) -> Chunk | None:
+        limit = asyncio.timeout_at(self.deadline)
+        try:
+            async with limit:
+                return await anext(chunks, None)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            self.stopped = "seconds"
+            return None
+
+    def _say(self, pieces: Iterable[tuple[str, str]], turn: int) -> Iterable[TextDelta]:
+        for name, piece in pieces:
+            said = self._said.setdefault(name, [])
+            new_turn = self._said_in.get(name, turn) != turn
+            text = f"\n\n{piece}" if new_turn and not said[-1].endswith("\n") else piece
+            self._said_in[name] = turn
+            said.append(text)
+            yield TextDelta(text, turn, name)
+
+
+def wants_json(request: Mapping[str, Any]) -> bool:
+    """Tell whether the answer to a chat request must be JSON."""
+    wanted: object = request.get("response_format")
+    if not isinstance(wanted, Mapping):
+        return False
+    return cast("Mapping[str, Any]", wanted).get("type") in {"json_object", "json_schema"}
+
+
+def _with_tools(request: ChatRequest, own: list[dict[str, Any]]) -> ChatRequest:
+    options: dict[str, Any] = request.get("stream_options") or {}
+    full = request | {"stream": True, "stream_options": options | {"include_usage": True}}
+    tools: list[Any] = [*(request.get("tools") or ()), *own]
+    return full | {"tools": tools} if tools else full
+
+
+def _unforced(choice: object) -> object:
+    """Give the choice of the turns after the first: what was forced is now free."""
+    if choice == "none":
+        return choice
+    if isinstance(choice, Mapping):
+        named = cast("Mapping[str, Any]", choice)
+        if named.get("type") == "allowed_tools":  # the mode stands inside or beside it
+            inner: object = named.get("allowed_tools")
+            if isinstance(inner, Mapping):
+                return {**named, "allowed_tools": {**cast("dict[str, Any]", inner), "mode": "auto"}}
+            return {**named, "mode": "auto"}
+    return "auto"
+
+
+def _add_usage(total: dict[str, Any], turn: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the counts of one turn, nested details included."""
+    summed = dict(total)
+    for name, value in turn.items():
+        if isinstance(value, Mapping):
+            summed[name] = _add_usage(summed.get(name) or {}, cast("Mapping[str, Any]", value))
+        elif isinstance(value, int | float):
+            summed[name] = (summed.get(name) or 0) + value
+    return summed
