@@ -8,7 +8,8 @@ from typing import Any
 
 from anyio import CancelScope
 
-from mcp_server.agents.events import Finished, LoopEvent
+from mcp_server.agents.conversation import wants_json
+from mcp_server.agents.events import Finished, LoopEvent, TextDelta
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import InvalidInput, NotFound
 from mcp_server.llm import ChatRequest
@@ -20,6 +21,7 @@ from openai_facade.facade import AGENT_PREFIX, Facade
 from openai_facade.translate.loop_answer import Trace
 from openai_facade.translate.mcp_opt_in import asks_for_servers, require_one_answer
 from openai_facade.translate.run_events import loop_event, run_failure
+from openai_facade.translate.run_text import RunText
 from openai_facade.wire.faults import unsupported
 
 # What the run gets in its own way; every other field goes to each turn of the model.
@@ -31,7 +33,9 @@ async def answer_as_agent(
 ) -> None:
     """Run the agent that the model id names, and answer with what it says.
 
-    A client that leaves cancels the run.
+    A client that leaves cancels the run. A run that is interrupted goes on with another worker, and
+    so does the stream of its answer: as one message with one finish_reason, in which the text of a
+    turn that had to begin anew follows the incomplete one after a blank line.
 
     Raises:
         AppError: there is no such agent, the request does not fit, or the run failed.
@@ -42,7 +46,8 @@ async def answer_as_agent(
     run = await _unbroken(_start(facade, principal, body))
     trace = Trace(lambda name: name, run=run["run"])
     try:
-        events = _follow(facade, principal, run["run"])
+        text = RunText(whole_turns=wants_json(body))
+        events = _follow(facade, principal, run["run"], text)
         await send_loop(exchange, frame, trace, events, stream=bool(body.get("stream")))
     finally:
         if trace.has_effects:
@@ -63,7 +68,7 @@ async def _start(facade: Facade, principal: Principal, body: ChatRequest) -> Run
 
 
 async def _follow(
-    facade: Facade, principal: Principal, run: str
+    facade: Facade, principal: Principal, run: str, text: RunText
 ) -> AsyncGenerator[LoopEvent, None]:
     runs = facade.services.runs
     last: dict[str, Any] = {}
@@ -71,9 +76,11 @@ async def _follow(
     try:
         async with aclosing(runs.follow(principal, run)) as events:
             async for last in events:
+                for delta in text.feed(last):
+                    yield delta
                 event = loop_event(last)
                 ended = isinstance(event, Finished)
-                if event is not None:
+                if event is not None and not isinstance(event, TextDelta):
                     yield event
                 if ended:
                     return
