@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -24,6 +24,17 @@ async def agent_save(
     tools: Annotated[
         list[str] | None, Field(description="names of the tools it may use; none if left out")
     ] = None,
+    approve: Annotated[
+        list[str] | None,
+        Field(description="those of its tools whose every call waits for a person, see run_input"),
+    ] = None,
+    unsure: Annotated[
+        Literal["fail", "retry"],
+        Field(
+            description="what becomes of an interrupted call to a tool that cannot promise to do it "
+            "only once: the run fails with code `unsure`, or the call is made again"
+        ),
+    ] = "fail",
     limits: AgentLimits | None = None,
     metadata: dict[str, str] | None = None,
 ) -> AgentItem:
@@ -36,6 +47,8 @@ async def agent_save(
         description=description,
         model=model,
         tools=tools or [],
+        approve=approve or [],
+        unsure=unsure,
         limits=limits or AgentLimits(),
         metadata=metadata or {},
     )
