@@ -186,12 +186,18 @@ async def load_agent(control: AsyncEngine, tenant: str, name: str) -> AgentItem:
     Raises:
         NotFound: there is no such agent.
     """
-    query = select(agents).where(agents.c.tenant == tenant, agents.c.name == name)
     async with control.connect() as tx:
-        row = (await tx.execute(query)).first()
-    if row is None:
+        found = await find_agent(tx, tenant, name)
+    if found is None:
         raise NotFound(f"agent {name!r} does not exist; agent_list shows those that do")
-    return _read(row)
+    return found
+
+
+async def find_agent(tx: AsyncConnection, tenant: str, name: str) -> AgentItem | None:
+    """Read one definition in the caller's transaction, None if there is no such agent."""
+    query = select(agents).where(agents.c.tenant == tenant, agents.c.name == name)
+    row = (await tx.execute(query)).first()
+    return None if row is None else _read(row)
 
 
 def agent_uri(name: str) -> str:
