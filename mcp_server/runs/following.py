@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Collection, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Protocol
 
+from mcp_server.runs.loops import forever
 from mcp_server.runs.outage import through_outage
 from mcp_server.runs.record import ENDED, Event, Status
 from mcp_server.storage.sql.wake import Wake
-
-logger = logging.getLogger(__name__)
 
 # The watcher looks at least this often, and at most every 20 ms however many wake-ups come.
 POLL_SECONDS = 0.5
@@ -91,23 +89,12 @@ class Following:
     async def watch(self) -> None:
         """Wake the followers of runs that moved, for ever; nothing is asked while nobody follows."""
         with self._wake.listening("runs") as news:
-            while True:
-                if not self._waiting:
-                    self._wanted.clear()
-                    await self._wanted.wait()
-                news.clear()
-                try:
-                    await through_outage(self._look)
-                except Exception:  # whatever it was, the next event must be told
-                    logger.exception("runs: those that are followed could not be looked at")
-                await asyncio.sleep(COALESCE_SECONDS)
-                try:
-                    async with asyncio.timeout(POLL_SECONDS):
-                        await news.wait()
-                except TimeoutError:
-                    continue
+            await forever(self._look, pause=POLL_SECONDS, news=news, least=COALESCE_SECONDS)
 
     async def _look(self) -> None:
+        if not self._waiting:
+            self._wanted.clear()
+            await self._wanted.wait()
         asked = dict(self._seen)
         now = await self._events.last(tuple(asked))
         for run, before in asked.items():
