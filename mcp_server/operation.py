@@ -111,11 +111,10 @@ class Operation:
 
     async def forget(
         self, tx: AsyncConnection, verb: str | None = None, uri: str | None = None
-    ) -> None:
-        """Take the mark of `first` back."""
+    ) -> bool:
+        """Take the mark of `first` back, and tell whether it was there; without a key it always was."""
         effect = self._effect(verb, uri)
-        if effect is not None:
-            await effects.forget(tx, effect)
+        return effect is None or await effects.forget(tx, effect)
 
     def _effect(self, verb: str | None, uri: str | None) -> Effect | None:
         if self.key is None:

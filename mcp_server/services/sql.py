@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import secrets
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from typing_extensions import TypedDict
 
 from mcp_server import policy
 from mcp_server.auth.principal import Principal
-from mcp_server.errors import AppError, InvalidInput, NotFound, Timeout, Unavailable
+from mcp_server.errors import AppError, InvalidInput, LeaseLost, NotFound, Timeout, Unavailable
 from mcp_server.operation import Operation, Operations
 from mcp_server.placement import Placements
 from mcp_server.services import names
 from mcp_server.services.sql_call import DEFAULT_ROWS, SqlCall, SqlRows, refuse_database
-from mcp_server.storage.sql import Checked, Detail, SqlEngine
-
-logger = logging.getLogger(__name__)
+from mcp_server.services.sql_journal import StatementJournal, label
+from mcp_server.storage.sql import Checked, Detail, EffectKey, SqlEngine
 
 # How the caller's own schema is called in every URI and statement.
 OWN = "sql://main/"
-_SETTLE_SECONDS = 10.0
 
 
 class SqlTables(TypedDict):
@@ -93,28 +87,48 @@ class SqlService:
         commit, or `abort` if it certainly did not take effect. An intent with neither means that the
         server died or lost the database in between.
 
+        With `key`, a statement that writes takes effect once: a repetition returns the first answer
+        (without its rows if they have over 1 MiB), and journals only what its predecessor could not.
+
         Raises:
-            Conflict: a constraint, an existing object or another transaction stands against it.
-            As `query` otherwise.
+            Conflict: a constraint, an existing object or another transaction stands against it; or the
+                key's run is held by another worker. As `query` otherwise.
         """
         call = SqlCall(principal.tenant, sql, params, max_rows, cursor, database)
         engine, schema = self._located(principal)
         checked = await self._checked(principal, engine, schema, sql, writable=True)
         page = call.page(checked)
-        labels = (f"statement:{secrets.token_hex(8)}",)
-        async with self._opened(principal, checked, key, deadline, labels) as written:
+        statement = label(key, sql)
+        async with self._opened(principal, checked, key, deadline, (statement,)) as written:
             if not written:
                 return call.answer(checked, await engine.run(schema, checked, call.params, page))
-            await self._journal(written, "intent")
+            entries = StatementJournal(self._control, written, statement)
+            await entries.intend()
             try:
-                result = await engine.run(schema, checked, call.params, page)
-            except (Unavailable, Timeout):
+                result = await engine.run(schema, checked, call.params, page, _effect(written[0]))
+            except (Unavailable, Timeout, LeaseLost):
                 raise  # it may have been committed: the intent stands alone
             except AppError:
-                await self._settle(written, "abort")
+                await entries.settle("abort")
                 raise
-            await self._settle(written, "write")
+            await entries.settle("write")
         return call.answer(checked, result)
+
+    async def raise_fence(self, run: str, epoch: int) -> None:
+        """Refuse from now on what leases of `run` older than `epoch` commit with its steps' keys.
+
+        For the run engine, before it goes on with a run that another worker held: when this returns,
+        everything that worker's statements did is there, and nothing more will come.
+
+        Raises:
+            LeaseLost: a newer lease was here already. Unavailable: a data database does not answer.
+        """
+        for engine in self._engines.values():
+            await engine.fence(run, epoch)
+
+    async def purge_effects(self, seconds: float) -> int:
+        """Forget what keys older than `seconds` have done, some thousands a call; return how many."""
+        return sum([await engine.purge_effects(seconds) for engine in self._engines.values()])
 
     async def schema(
         self,
@@ -204,22 +218,13 @@ class SqlService:
             ]
             yield opened[: len(checked.writes)]
 
-    async def _journal(self, operations: Sequence[Operation], verb: str) -> None:
-        async with self._control.begin() as tx:
-            for operation in operations:
-                await operation.journal(tx, verb=verb)
 
-    async def _settle(self, operations: Sequence[Operation], verb: str) -> None:
-        """Journal the outcome, also when the caller goes away meanwhile; the statement has run already."""
-        await asyncio.shield(asyncio.create_task(self._settled(operations, verb)))
-
-    async def _settled(self, operations: Sequence[Operation], verb: str) -> None:
-        try:
-            async with asyncio.timeout(_SETTLE_SECONDS):
-                await self._journal(operations, verb)
-        except (SQLAlchemyError, OSError, TimeoutError):
-            # The caller gets the statement's own outcome: an error here would make it run twice.
-            logger.exception("the outcome of a statement could not be journalled")
+def _effect(operation: Operation) -> EffectKey | None:
+    if operation.key is None:
+        return None
+    if operation.lease is None:
+        return EffectKey(operation.key)
+    return EffectKey(operation.key, operation.lease.run, operation.lease.epoch)
 
 
 def _possible(table: str) -> str:

@@ -54,6 +54,15 @@ class SqlResult:
     more: bool
 
 
+@dataclass(frozen=True, slots=True)
+class EffectKey:
+    """The key under which a statement is run once; if it is a step's, also its run and lease."""
+
+    key: str
+    run: str | None = None
+    epoch: int | None = None
+
+
 class SqlEngine(Protocol):
     """Runs tenants' statements, each tenant in a schema of its own.
 
@@ -76,15 +85,34 @@ class SqlEngine(Protocol):
         ...
 
     async def run(
-        self, schema: str, statement: Checked, params: Sequence[Any], page: Page
+        self,
+        schema: str,
+        statement: Checked,
+        params: Sequence[Any],
+        page: Page,
+        effect: EffectKey | None = None,
     ) -> SqlResult:
         """Run a checked statement in a transaction of its own, committed before it returns.
+
+        With `effect`, the statement must take effect once for this key and text, however often it is
+        called and wherever a call breaks off: later calls must return the first one's answer (without
+        its rows, if they are very many), concurrent ones must wait for it. It must be refused with
+        LeaseLost if its lease is older than one that `fence` was told of, and with Conflict if the
+        same lease ran it with other `params`.
 
         Must run it read-only, as a role that can only read, unless it was checked as `writable`. Must
         stop it on the server when the time limit passes (Timeout) or the calling task is cancelled, and
         leave nothing of it behind. Must return at most what `page` says; a single row beyond it is
         LimitExceeded. Must bind `params` as values, never as text.
         """
+        ...
+
+    async def fence(self, run: str, epoch: int) -> None:
+        """Must refuse every later commit of an effect of this run under a lease older than `epoch`."""
+        ...
+
+    async def purge_effects(self, seconds: float) -> int:
+        """Must forget effects and fences older than `seconds`, some thousands at a time, and count them."""
         ...
 
     async def describe(self, schema: str, pattern: str, detail: Detail) -> list[dict[str, Any]]:

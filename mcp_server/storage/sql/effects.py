@@ -112,9 +112,9 @@ async def remember(tx: AsyncConnection, effect: Effect, answer: Any) -> None:
     await tx.execute(_REMEMBER, effect.at() | {"answer": answer})
 
 
-async def forget(tx: AsyncConnection, effect: Effect) -> None:
-    """Take a mark back: the effect certainly did not happen."""
-    await tx.execute(_FORGET, effect.at())
+async def forget(tx: AsyncConnection, effect: Effect) -> bool:
+    """Take a mark back, since the effect certainly did not happen; tell whether there was one."""
+    return (await tx.execute(_FORGET, effect.at())).rowcount > 0
 
 
 async def stored(tx: AsyncConnection, effect: Effect) -> Any | None:

@@ -9,10 +9,12 @@ from mcp_server.errors import (
     Conflict,
     Forbidden,
     InvalidInput,
+    LeaseLost,
     LimitExceeded,
     Timeout,
     Unavailable,
 )
+from mcp_server.storage.sql.tenant_effects_schema import LEASE_LOST, OTHER_ARGUMENTS
 from mcp_server.storage.sql.wire import PostgresError
 
 _MAX_MESSAGE = 1000
@@ -47,6 +49,14 @@ _VALUES = {"22P02", "22007", "22008", "22021"}
 def translate(error: PostgresError, schema: str, *, positions: bool) -> AppError:
     """Return the error for the caller. `positions`: the text sent was the caller's own."""
     state = error.sqlstate or "XX000"
+    if state == LEASE_LOST:
+        return LeaseLost()
+    if state == OTHER_ARGUMENTS:
+        return Conflict(
+            "params: the same statement ran with other params under the same idempotency key; "
+            "give each call a key of its own",
+            param="params",
+        )
     if state.startswith("42501"):
         # Its text names objects and roles that the caller may not know of.
         return Forbidden(

@@ -13,6 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mcp_server.errors import Unavailable
+from mcp_server.storage.sql import tenant_effects_schema
 from mcp_server.storage.sql.statements import grammar
 from mcp_server.storage.sql.statements.functions import ALLOWED_FUNCTIONS
 from mcp_server.storage.sql.statements.grammar import Reserved
@@ -99,9 +100,9 @@ class Catalog:
 
 
 async def raise_fence(connection: AsyncConnection) -> Catalog:
-    """Take from PUBLIC what no tenant needs, and return what the catalog says. Idempotent.
+    """Take from PUBLIC what no tenant needs, make the schema of effects, and return what the catalog says.
 
-    Call it in a transaction of the data database's owner.
+    Idempotent. Call it in a transaction of the data database's owner.
 
     Raises:
         Unavailable: it is the control database, which tenants must not enter.
@@ -124,6 +125,7 @@ async def raise_fence(connection: AsyncConnection) -> Catalog:
     if rights.open and (rights.superuser or rights.owner):
         database = rights.database.replace('"', '""')
         await _run(connection, _CLOSE_DATABASE.format(database=database))
+    await tenant_effects_schema.install(connection)
     return await _read(connection, superuser=rights.superuser)
 
 

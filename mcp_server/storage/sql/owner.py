@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from mcp_server.errors import Unavailable
-from mcp_server.storage.sql import Detail, catalog
+from mcp_server.storage.sql import Detail, catalog, tenant_effects
 from mcp_server.storage.sql.fence import Catalog, raise_fence
 from mcp_server.storage.sql.tenant_roles import TenantRoles
 from mcp_server.storage.sql.values import PgType
@@ -80,6 +80,18 @@ class Owner:
             return known
         async with self._transaction() as connection:
             return known | await catalog.types(connection, schema, unknown)
+
+    async def fence(self, run: str, epoch: int) -> None:
+        """See `tenant_effects.fence`."""
+        await self.catalog()
+        async with self._transaction() as connection:
+            await tenant_effects.fence(connection, run, epoch)
+
+    async def purge_effects(self, seconds: float) -> int:
+        """See `tenant_effects.purge`."""
+        await self.catalog()
+        async with self._transaction() as connection:
+            return await tenant_effects.purge(connection, seconds)
 
     async def describe(self, schema: str, pattern: str, detail: Detail) -> list[dict[str, Any]]:
         async with self._transaction() as connection:

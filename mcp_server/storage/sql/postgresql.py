@@ -6,13 +6,15 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from mcp_server.errors import InvalidInput, LimitExceeded, Timeout, Unavailable
-from mcp_server.storage.sql import Checked, Detail, Page, SqlResult
+from mcp_server.storage.sql import Checked, Detail, EffectKey, Page, SqlResult
 from mcp_server.storage.sql.connections import Connections, Role
 from mcp_server.storage.sql.failures import hide, translate
 from mcp_server.storage.sql.owner import Owner
+from mcp_server.storage.sql.tenant_effects import Mark
 from mcp_server.storage.sql.values import PgType, decoder, encode
 from mcp_server.storage.sql.wire import (
     ConnectionLost,
@@ -27,6 +29,7 @@ FIRST_BATCH = 8
 LARGEST_BATCH = 1000
 # What one batch may bring over the wire before the connection is cut.
 BATCH_BYTES = 16 * 1024 * 1024
+IDLE_IN_TRANSACTION = "10s"
 
 _FIXED_SETTINGS = {
     "application_name": "isthmus",
@@ -43,6 +46,24 @@ _FIXED_SETTINGS = {
     "max_parallel_workers_per_gather": "0",
     "jit": "off",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class _Statement:
+    """One call of `run`; `mark` is there if it is an effect that is done once."""
+
+    schema: str
+    checked: Checked
+    params: Sequence[Any]
+    page: Page
+    mark: Mark | None
+
+    @property
+    def begin(self) -> str:
+        if not self.checked.writable:
+            return "begin read only"
+        # A marked statement must see what its twin has committed while it waited for it.
+        return "begin" if self.mark is None else "begin isolation level read committed"
 
 
 @asynccontextmanager
@@ -94,12 +115,26 @@ class PostgresqlEngine:
     async def describe(self, schema: str, pattern: str, detail: Detail) -> list[dict[str, Any]]:
         return await self._owner.describe(schema, pattern, detail)
 
+    async def fence(self, run: str, epoch: int) -> None:
+        await self._owner.fence(run, epoch)
+
+    async def purge_effects(self, seconds: float) -> int:
+        return await self._owner.purge_effects(seconds)
+
     async def run(
-        self, schema: str, statement: Checked, params: Sequence[Any], page: Page
+        self,
+        schema: str,
+        statement: Checked,
+        params: Sequence[Any],
+        page: Page,
+        effect: EffectKey | None = None,
     ) -> SqlResult:
+        call = _Statement(
+            schema, statement, params, page, self._mark(schema, statement, params, effect)
+        )
         try:
             async with asyncio.timeout(self._timeout):
-                return await self._run(schema, statement, params, page)
+                return await self._run(call)
         except TimeoutError as error:
             raise Timeout(
                 f"sql: the statement did not finish within {self._timeout:g} s and was cancelled; "
@@ -114,25 +149,30 @@ class PostgresqlEngine:
                 param="sql",
             ) from error
 
-    async def _run(
-        self, schema: str, statement: Checked, params: Sequence[Any], page: Page
-    ) -> SqlResult:
-        role = Role(schema, statement.writable)
-        begun = False
+    def _mark(
+        self, schema: str, statement: Checked, params: Sequence[Any], effect: EffectKey | None
+    ) -> Mark | None:
+        if effect is None or not statement.effects:
+            return None
+        return Mark.of(self._owner.roles.proof(schema), effect, statement.sql, params)
+
+    async def _run(self, call: _Statement) -> SqlResult:
+        role = Role(call.schema, call.checked.writable)
         for last in (False, True):
+            begun = False
             try:
                 async with self._connections.borrow(role) as session:
-                    await session.command("begin" if statement.writable else "begin read only")
+                    await session.command(call.begin)
                     begun = True
-                    result = await self._answer(session, schema, statement, params, page)
+                    result = await self._once(session, call)
                     await session.command("commit")
                     return result
             except LoginRefused as error:
                 if last:
                     raise Unavailable("the data database refuses this tenant's role") from error
-                await self._owner.ensure(schema, renew=True)
+                await self._owner.ensure(call.schema, renew=True)
             except ConnectionLost as error:
-                if begun and statement.effects:
+                if begun and call.checked.effects:
                     raise Unavailable(
                         "the connection to the data database broke while the statement ran; "
                         "see whether it took effect before you send it again"
@@ -142,28 +182,37 @@ class PostgresqlEngine:
                     raise Unavailable("the data database does not answer; try again") from error
         raise AssertionError("unreachable")
 
-    async def _answer(
-        self, session: Session, schema: str, statement: Checked, params: Sequence[Any], page: Page
-    ) -> SqlResult:
-        parameters, columns = await session.prepare(statement.sql)
-        if len(parameters) != len(params):
+    async def _once(self, session: Session, call: _Statement) -> SqlResult:
+        """Run the statement, unless its mark says that it has run."""
+        if call.mark is None:
+            return await self._answer(session, call)
+        done = await call.mark.begin(session)
+        if done is not None:
+            return done
+        result = await self._answer(session, call)
+        await call.mark.finish(session, result)
+        return result
+
+    async def _answer(self, session: Session, call: _Statement) -> SqlResult:
+        parameters, columns = await session.prepare(call.checked.sql)
+        if len(parameters) != len(call.params):
             raise InvalidInput(
-                f"params: the statement takes {len(parameters)} and {len(params)} were given; "
+                f"params: the statement takes {len(parameters)} and {len(call.params)} were given; "
                 "give one for each of $1, $2, …",
                 param="params",
             )
         oids = {*parameters, *(column.oid for column in columns)}
-        types = await self._owner.types(schema, oids)
+        types = await self._owner.types(call.schema, oids)
         arguments = [
             encode(value, types[oid], f"params[{index}]")
-            for index, (value, oid) in enumerate(zip(params, parameters, strict=True))
+            for index, (value, oid) in enumerate(zip(call.params, parameters, strict=True))
         ]
         if not columns:
             return SqlResult([], [], await session.execute(arguments), more=False)
-        await session.bind(arguments, page.skip)
-        rows, more = await _rows(session, [types[column.oid] for column in columns], page)
-        if statement.kind == "explain":
-            rows = [[_plan(cell, schema) for cell in row] for row in rows]
+        await session.bind(arguments, call.page.skip)
+        rows, more = await _rows(session, [types[column.oid] for column in columns], call.page)
+        if call.checked.kind == "explain":
+            rows = [[_plan(cell, call.schema) for cell in row] for row in rows]
         names = [(column.name, types[column.oid].name) for column in columns]
         return SqlResult(names, rows, len(rows), more)
 
@@ -175,7 +224,8 @@ class PostgresqlEngine:
             "default_transaction_read_only": "off" if role.writable else "on",
             # Behind the client's own limit, in case the client dies.
             "statement_timeout": str(milliseconds + 1000),
-            "idle_in_transaction_session_timeout": str(milliseconds + 5000),
+            # A process that stands still holds its row locks and its marks no longer than this.
+            "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION,
         }
         return await Session.open(
             self._data_url,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mcp_server.storage.sql import tenant_effects
 from mcp_server.storage.sql.connections import Role
 from mcp_server.storage.sql.fence import LOCK
 
@@ -60,8 +61,14 @@ class TenantRoles:
         return f"isth_{_hash(self.database, role.schema)}_{'rw' if role.writable else 'ro'}"
 
     def password(self, role: Role) -> str:
-        kind = b"write" if role.writable else b"read"
-        message = b"\0".join((b"tenant-sql", kind, role.schema.encode()))
+        return self._derived("write" if role.writable else "read", role.schema)
+
+    def proof(self, schema: str) -> str:
+        """What the server shows, and no statement of a tenant can, when it marks an effect."""
+        return self._derived("effects", schema)
+
+    def _derived(self, kind: str, schema: str) -> str:
+        message = b"\0".join((b"tenant-sql", kind.encode(), schema.encode()))
         return hmac.new(self.secret, message, hashlib.sha256).hexdigest()
 
     async def ensure(
@@ -73,9 +80,7 @@ class TenantRoles:
             sqlalchemy.exc.DBAPIError: the owner may not create roles or schemas.
         """
         roles = {self.name(role): role for role in (Role(schema, True), Role(schema, False))}
-        # Roles are the cluster's, schemas the database's: one can be there without the other.
-        made = await connection.scalar(_SCHEMA_EXISTS, {"schema": schema})
-        if made and not renew and len(await _existing(connection, [*roles])) == len(roles):
+        if not renew and await self._complete(connection, schema, [*roles]):
             return
         await connection.execute(LOCK)
         existing = await _existing(connection, [self.group, *roles])
@@ -98,6 +103,16 @@ class TenantRoles:
         script = _SCHEMA.format(schema=schema, writer=writer, reader=reader, database=database)
         for statement in script.split(";"):
             await connection.exec_driver_sql(statement)
+        await tenant_effects.admit(connection, writer, self.proof(schema))
+
+    async def _complete(self, connection: AsyncConnection, schema: str, roles: list[str]) -> bool:
+        # Roles are the cluster's, schemas the database's: one can be there without the other. A
+        # tenant of an earlier version has both, and marks no effects yet.
+        return (
+            await connection.scalar(_SCHEMA_EXISTS, {"schema": schema}) is True
+            and len(await _existing(connection, roles)) == len(roles)
+            and await tenant_effects.is_admitted(connection, roles[0], self.proof(schema))
+        )
 
 
 async def _existing(connection: AsyncConnection, names: list[str]) -> set[str]:

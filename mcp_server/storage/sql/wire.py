@@ -188,6 +188,12 @@ class Session:
         with self._failures():
             await self._connection.execute(sql)
 
+    async def scalar(self, sql: str, arguments: Sequence[str | None]) -> str | None:
+        """Run one of the server's own queries and return its one value as text."""
+        with self._failures():
+            value: Any = await self._connection.fetchval(sql, *arguments)
+        return None if value is None else str(value)
+
     async def prepare(self, sql: str) -> tuple[list[int], list[Column]]:
         """Prepare the caller's statement; return its parameters' type OIDs and its columns."""
         with self._failures():
