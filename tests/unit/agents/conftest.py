@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from mcp_server.agents.loop import ToolOutcome
@@ -74,6 +75,25 @@ class ScriptedTurns:
                 yield item
         finally:
             self.closed += 1
+
+
+class ByConversation(ScriptedTurns):
+    """Answers by the number of assistant messages, as a model does that is asked again.
+
+    `moment` is called before each chunk.
+    """
+
+    moment: Callable[[], None] = staticmethod(lambda: None)
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[Chunk, None]:
+        self.requests.append(request)
+        said = sum(message["role"] == "assistant" for message in request["messages"])
+        turn = self.turns[min(said, len(self.turns) - 1)]
+        assert not isinstance(turn, Exception)
+        for item in turn:
+            self.moment()
+            await anyio.lowlevel.checkpoint()
+            yield item
 
 
 Handler = Callable[[dict[str, Any]], Awaitable[ToolOutcome]]
@@ -188,6 +208,7 @@ class Script:
     calls = staticmethod(calls)
     chunk = staticmethod(chunk)
     model = ScriptedTurns
+    by_conversation = ByConversation
     tools = Tools
     echo = staticmethod(echo)
     stored_run = StoredRun

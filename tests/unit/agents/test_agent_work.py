@@ -165,10 +165,10 @@ async def test_a_run_that_dies_again_and_again_ends_with_the_same_effects(script
         calls(("add", {"n": 3})),
         says("and ", "that"),
     ]
-    rng = random.Random(3)  # noqa: S311  repeatable on purpose
+    rng = random.Random(3)
     for _ in range(60):
         tools, effects = adding(script)
-        world = Fragile(ByAssistants(turns), tools)
+        world = Fragile(script.by_conversation(*turns), tools)
         ended = None
         while ended is None:
             # Each attempt gets further than the one before, or it might never end.
@@ -184,20 +184,6 @@ async def test_a_run_that_dies_again_and_again_ends_with_the_same_effects(script
         kinds = [event["type"] for event in world.memory.events]
         assert (kinds.count("tool_started"), kinds.count("tool_finished")) == (3, 3)
         assert kinds.count("turn_finished") - kinds.count("turn_incomplete") <= 3
-
-
-class ByAssistants(Script.model):
-    """Answers by the number of assistant messages: it is asked again after an interruption."""
-
-    def __init__(self, turns: Sequence[Any]) -> None:
-        super().__init__(*turns)
-        self.said = 0
-
-    async def stream(self, request: Any) -> Any:
-        said = sum(message["role"] == "assistant" for message in request["messages"])
-        for chunk in self.turns[said]:  # pyright: ignore[reportGeneralTypeIssues]
-            await asyncio.sleep(0)
-            yield chunk
 
 
 async def test_a_key_that_died_while_the_model_spoke_ends_the_run(script: Script) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import asdict
 from typing import Any
@@ -21,12 +20,11 @@ from mcp_server.agents.loop import ToolOutcome, run_loop
 from mcp_server.agents.steps import CallRules, told_in
 from mcp_server.agents.work import _stored
 from mcp_server.errors import AppError, LeaseLost, Unavailable
-from mcp_server.llm import ChatRequest, Chunk
 from mcp_server.runs.record import clean
 from tests.unit.agents.conftest import (
+    ByConversation,
     Interrupted,
     Script,
-    ScriptedTurns,
     StoredRun,
     Tools,
     Waiting,
@@ -51,21 +49,6 @@ LIMITS = st.builds(
     output_chars=st.sampled_from([60, 1_000_000]),
     invalid_turns=st.sampled_from([1, 3]),
 )
-
-
-class ByConversation(ScriptedTurns):
-    """Answers by the number of assistant messages, as a model does that is asked again."""
-
-    moment: Callable[[], None]
-
-    async def stream(self, request: ChatRequest) -> AsyncGenerator[Chunk, None]:
-        said = sum(message["role"] == "assistant" for message in request["messages"])
-        self.requests.append(request)
-        turn = self.turns[min(said, len(self.turns) - 1)]
-        assert not isinstance(turn, Exception)
-        for item in turn:
-            self.moment()
-            yield item
 
 
 class Counted(Tools):
@@ -168,15 +151,27 @@ def test_an_interrupted_loop_ends_as_one_that_was_not(
     assert told["tool_started"] == told["tool_finished"]
 
 
-async def test_every_cut_of_one_run_leads_to_the_same_end() -> None:
-    turns = [("First", ["add", "nope"]), ("", ["add", "add"])]
-    whole, _, once = await perform([], turns)
-    for moments in range(10**6):
-        end, run, tools = await perform([moments], turns)
+@pytest.mark.parametrize(
+    ("limits", "request_", "effects"),
+    [
+        (LoopLimits(), ASK, 3),
+        (LoopLimits(), ASK | JSON, 3),
+        (LoopLimits(turns=2), ASK, 1),
+        (LoopLimits(tool_calls=2), ASK, 2),
+        (LoopLimits(output_chars=25), ASK, 1),
+    ],
+)
+async def test_every_cut_of_one_run_leads_to_the_same_end(
+    limits: LoopLimits, request_: Any, effects: int
+) -> None:
+    turns = [("First", ["add", "nope"]), ("and then", ["add", "add"])]
+    more: Any = {"limits": limits, "request": request_}
+    whole, unbroken, once = await perform([], turns, **more)
+    moments = 10**9 - unbroken.moments_left
+    assert len(once.effects) == effects
+    for cut in range(moments):
+        end, _, tools = await perform([cut], turns, **more)
         assert (end, tools.effects) == (whole, once.effects)
-        if run.moments_left > 10**8 and moments > 200:
-            break
-    assert len(once.effects) == 3
 
 
 async def test_a_finished_step_is_neither_asked_nor_called_nor_told_again(script: Script) -> None:
@@ -208,6 +203,24 @@ async def test_an_answer_is_stored_before_any_of_its_calls(script: Script) -> No
         await attempt(run, model, tools, 10**9)
     await attempt(run, model, tools, 10**9)
     assert tools.calls == [("echo", {"n": 1}, "run_1/call/1")] * 2
+
+
+async def test_each_attempt_gives_a_call_the_same_arguments_whatever_the_model_wrote(
+    script: Script,
+) -> None:
+    run = StoredRun()
+
+    async def cut_once(_: dict[str, Any]) -> ToolOutcome:
+        if len(tools.calls) == 1:
+            raise Interrupted
+        return ToolOutcome("ok")
+
+    tools = script.tools(echo=cut_once)
+    model = script.model(script.calls(("echo", '{"half": "\ud83d"}')), script.says("ok"))
+    with pytest.raises(Interrupted):
+        await attempt(run, model, tools, 10**9)
+    await attempt(run, model, tools, 10**9)
+    assert tools.calls[0] == tools.calls[1]
 
 
 async def test_a_turn_that_was_told_in_part_is_closed_as_incomplete(script: Script) -> None:
