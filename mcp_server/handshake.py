@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Container
 from typing import Any, get_args
 
 from mcp.server.connection import Connection
@@ -41,12 +42,15 @@ def add_handshake_methods(server: IsthmusServer, updates: Updates) -> None:
         policy.require(current_principal(), "read", uri)
         await updates.prepare()
         subscribed = _subscriptions(_connection(ctx), updates)
-        check_count(len(subscribed | {uri}))
-        subscribed.add(uri)
+        check_count(len(subscribed.keys() | {uri}))
+        if uri not in subscribed:
+            subscribed[uri] = updates.watch(uri)
         return EmptyResult()
 
     async def unsubscribe(ctx: RequestContext, params: UnsubscribeRequestParams) -> EmptyResult:
-        _subscriptions(_connection(ctx), updates).discard(str(params.uri))
+        unwatch = _subscriptions(_connection(ctx), updates).pop(str(params.uri), None)
+        if unwatch is not None:
+            unwatch()
         return EmptyResult()
 
     lowlevel = server._lowlevel_server  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  the SDK has no public door for it
@@ -79,12 +83,13 @@ def _connection(ctx: RequestContext) -> Connection:
     return ctx.session._connection  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  per-session state hangs on it
 
 
-def _subscriptions(connection: Connection, updates: Updates) -> set[str]:
-    """Return the session's subscribed URIs; the first use starts its delivery."""
+def _subscriptions(connection: Connection, updates: Updates) -> dict[str, Callable[[], None]]:
+    """Return the session's subscribed URIs, each with its way out; the first use starts its delivery."""
     if "subscriptions" not in connection.state:
-        uris: set[str] = set()
+        uris: dict[str, Callable[[], None]] = {}
         connection.state["subscriptions"] = uris
         sender = _Sender(connection, uris)
+        connection.exit_stack.callback(lambda: [unwatch() for unwatch in uris.values()])
         connection.exit_stack.callback(updates.subscribe(sender.receive))
         connection.exit_stack.push_async_callback(sender.close)
     return connection.state["subscriptions"]
@@ -93,7 +98,7 @@ def _subscriptions(connection: Connection, updates: Updates) -> set[str]:
 class _Sender:
     """Sends updates to one session, in order, from a task of its own."""
 
-    def __init__(self, connection: Connection, uris: set[str]) -> None:
+    def __init__(self, connection: Connection, uris: Container[str]) -> None:
         self._connection = connection
         self._uris = uris
         self._pending: asyncio.Queue[str] = asyncio.Queue(MOST_PENDING)

@@ -4,31 +4,54 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import anyio.lowlevel
 from mcp.server.context import ServerRequestContext
 from mcp.server.subscriptions import ResourceUpdated, ServerEvent
 from mcp_types import SubscriptionsListenRequestParams, SubscriptionsListenResult
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mcp_server import journal, policy
 from mcp_server.auth.principal import Principal, current_principal
 from mcp_server.errors import LimitExceeded, Unavailable
 from mcp_server.operation import DISCONNECTED
+from mcp_server.runs.following import Following
+from mcp_server.runs.outage import through_outage
 from mcp_server.server import IsthmusServer
+from mcp_server.storage.sql.run_tables import runs
+from mcp_server.storage.sql.wake import Wake
 
 logger = logging.getLogger(__name__)
 
 Listener = Callable[[ServerEvent], None]
-POLL_SECONDS = 0.2
+# A wake-up says when to look, but not when what it told of can be seen: an older transaction may still
+# be open. So the journal is read a few times after one, and now and then without one.
+POLL_SECONDS = 1.0
+AFTER_WAKE_SECONDS = 0.2
+LEAST_SECONDS = 0.02
 RETRY_SECONDS = 1.0
 READY_SECONDS = 5.0
 BATCH = 1000
 # What one session or stream may watch.
 MOST_URIS = 1024
+# However fast a run tells events, its watchers hear that there are new ones this often.
+FRAME_SECONDS = 0.1
+
+_RUN_URI = re.compile(r"run://(run_[0-9a-f]{32})")
+
+
+@dataclass(slots=True)
+class _Watched:
+    """A run whose events somebody wants to hear of."""
+
+    listeners: int
+    task: asyncio.Task[None]
 
 
 class Updates:
@@ -44,6 +67,8 @@ class Updates:
         self._wanted = asyncio.Event()
         self._following = asyncio.Event()
         self._position: tuple[int, int] | None = None
+        self._watched: dict[str, _Watched] = {}
+        self._sources: tuple[AsyncEngine, Following] | None = None
 
     async def publish(self, event: ServerEvent) -> None:
         """Tell every listener of a change in the server itself, such as its list of tools."""
@@ -77,21 +102,49 @@ class Updates:
         finally:
             self._preparing -= 1
 
+    def watch(self, uri: str) -> Callable[[], None]:
+        """Tell listeners of new events, too, if `uri` is a run's; returns the way out.
+
+        The journal has only the changes of its status.
+        """
+        run = _RUN_URI.fullmatch(uri)
+        if run is None or self._sources is None:
+            return lambda: None
+        watched = self._watched.get(uri)
+        if watched is None:
+            telling = self._tell_frames(uri, run[1], *self._sources)
+            watched = self._watched[uri] = _Watched(0, asyncio.create_task(telling, name=uri))
+        watched.listeners += 1
+        return lambda: self._unwatch(uri, watched)
+
+    def _unwatch(self, uri: str, watched: _Watched) -> None:
+        watched.listeners -= 1
+        if watched.listeners == 0:
+            watched.task.cancel()
+            del self._watched[uri]
+
     @asynccontextmanager
-    async def following(self, control: AsyncEngine) -> AsyncGenerator[None]:
-        """Deliver journalled changes while the context is open."""
-        follower = asyncio.create_task(self._follow_forever(control), name="updates")
+    async def following(
+        self, control: AsyncEngine, wake: Wake, runs: Following
+    ) -> AsyncGenerator[None]:
+        """Deliver journalled changes, and the frames of watched runs, while the context is open."""
+        self._sources = (control, runs)
+        follower = asyncio.create_task(self._follow_forever(control, wake), name="updates")
         try:
             yield
         finally:
-            follower.cancel()
-            await asyncio.gather(follower, return_exceptions=True)
+            self._sources = None
+            tasks = [follower, *(watched.task for watched in self._watched.values())]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _follow_forever(self, control: AsyncEngine) -> None:
+    async def _follow_forever(self, control: AsyncEngine, wake: Wake) -> None:
         while True:
             await self._wanted.wait()
             try:
-                await self._follow(control)
+                with wake.listening("journal") as news:
+                    await self._follow(control, news)
             except DISCONNECTED as error:
                 logger.warning("updates: the control database does not answer (%s)", error)
                 await asyncio.sleep(RETRY_SECONDS)
@@ -99,17 +152,23 @@ class Updates:
                 logger.exception("updates: the journal could not be followed")
                 await asyncio.sleep(RETRY_SECONDS)
 
-    async def _follow(self, control: AsyncEngine) -> None:
+    async def _follow(self, control: AsyncEngine, news: asyncio.Event) -> None:
         """Deliver what is new from now on, or since a failure, until nobody listens any more."""
         if self._position is None:
             self._position = await journal.end(control)
         self._following.set()
+        clock = asyncio.get_running_loop().time
+        woken = clock()
         while self._listeners or self._preparing:
+            if news.is_set():
+                woken = clock()
+                news.clear()
             changes, self._position = await journal.read_everything(control, self._position, BATCH)
             for tenant, uri in changes:
                 self._deliver(tenant, uri)
             if len(changes) < BATCH:
-                await asyncio.sleep(POLL_SECONDS)
+                recent = clock() - woken < POLL_SECONDS
+                await _pause(news, AFTER_WAKE_SECONDS if recent else POLL_SECONDS)
         self._position = None
         self._following.clear()
         self._wanted.clear()
@@ -119,6 +178,34 @@ class Updates:
         for principal, listener in list(self._listeners.values()):
             if principal.tenant == tenant and policy.allows(principal, "read", uri):
                 _tell(listener, event)
+
+    async def _tell_frames(
+        self, uri: str, run: str, control: AsyncEngine, following: Following
+    ) -> None:
+        tenant: str | None = None
+        with following.moved(run) as news:
+            while True:
+                await news.wait()
+                news.clear()
+                tenant = tenant or await through_outage(lambda: _tenant_of(control, run))
+                if tenant is not None:
+                    self._deliver(tenant, uri)
+                await asyncio.sleep(FRAME_SECONDS)
+
+
+async def _tenant_of(control: AsyncEngine, run: str) -> str | None:
+    async with control.connect() as connection:
+        return await connection.scalar(select(runs.c.tenant).where(runs.c.id == run))
+
+
+async def _pause(news: asyncio.Event, seconds: float) -> None:
+    """Wait for news, so long at most; wake-ups that follow each other closely count as one."""
+    await asyncio.sleep(LEAST_SECONDS)
+    try:
+        async with asyncio.timeout(seconds):
+            await news.wait()
+    except TimeoutError:
+        return
 
 
 def _tell(listener: Listener, event: ServerEvent) -> None:
@@ -148,7 +235,10 @@ def serve_listening(server: IsthmusServer, updates: Updates) -> None:
         check_count(len(uris))
         if uris:
             await updates.prepare()
-        return await server.listeners(ctx, params)
+        with ExitStack() as watching:
+            for uri in set(uris):
+                watching.callback(updates.watch(uri))
+            return await server.listeners(ctx, params)
 
     lowlevel = server._lowlevel_server  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  the SDK has no public door for it
     lowlevel.add_request_handler("subscriptions/listen", SubscriptionsListenRequestParams, listen)
