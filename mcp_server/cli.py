@@ -60,6 +60,10 @@ def _command(settings: Settings, options: argparse.Namespace) -> Coroutine[Any, 
             from mcp_server.commands.stdio import stdio
 
             return stdio(settings)
+        case "worker":
+            from mcp_server.commands.worker import worker
+
+            return worker(settings, options.concurrency)
         case "demo":
             from mcp_server.commands.demo import demo
 
@@ -111,6 +115,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     stdio = commands.add_parser("stdio", help="serve MCP over stdin and stdout, as the local owner")
     _add_plugins(stdio)
+    worker = commands.add_parser("worker", help="execute runs, and serve nothing")
+    worker.add_argument("--concurrency", type=int, metavar="N", help="runs at once [8]")
+    _add_plugins(worker)
     demo = commands.add_parser(
         "demo", help="a tour over real data, on a server of its own or a running one"
     )

@@ -9,10 +9,11 @@ from typing import Any, Literal, NoReturn, Protocol
 from uuid import uuid4
 
 from mcp_server.errors import AppError
+from mcp_server.runs.cleaning import clean
 from mcp_server.runs.event_log import EventLog
 from mcp_server.runs.fence import StepKey
 from mcp_server.runs.outage import through_outage
-from mcp_server.runs.record import Event, Outcome, Run, clean
+from mcp_server.runs.record import Event, Outcome, Run
 
 
 class Unsure(AppError):

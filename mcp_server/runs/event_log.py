@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from mcp_server.runs.cleaning import clean_event
 from mcp_server.runs.outage import through_outage
-from mcp_server.runs.record import Event, clean
+from mcp_server.runs.record import Event
 
 FLUSH_SECONDS = 0.1
 MOST_EVENTS = 1000
@@ -73,7 +74,7 @@ class EventLog:
 
         Of reports of progress in one frame the last one counts.
         """
-        cleaned = clean(event)
+        cleaned = clean_event(event)
         kind = cleaned["type"]
         if kind == "progress" and self._pending and self._pending[-1]["type"] == kind:
             self._pending[-1] = cleaned
