@@ -28,8 +28,8 @@ class ToolCall:
 
     def wire(self) -> dict[str, Any]:
         """Give the call as an assistant message holds it."""
-        function = {"name": encodable(self.name), "arguments": encodable(self.arguments)}
-        return {"id": encodable(self.id), "type": "function", "function": function}
+        function = {"name": self.name, "arguments": self.arguments}
+        return {"id": self.id, "type": "function", "function": function}
 
     def read(self) -> dict[str, Any]:
         """Parse the arguments; no text at all is an empty object.
@@ -98,29 +98,26 @@ class Answer:
         return message | {"tool_calls": calls} if calls else message
 
     def record(self) -> dict[str, Any]:
-        """Give what `restored` needs, in text that every store can hold: the message as it was answered."""
-        texts = {field: encodable("".join(pieces)) for field, pieces in self._pieces.items()}
-        message: dict[str, Any] = {
-            "role": "assistant",
-            "content": texts.pop("content", ""),
-            **texts,
-        }
+        """Give what `restored` needs: the message as it was answered, its finish reason, its usage."""
+        message: dict[str, Any] = {"role": "assistant", "content": "", **dict(self.texts)}
         if self.calls:
             message["tool_calls"] = [call.wire() for call in self.calls]
         return {"message": message, "finish_reason": self.finish_reason, "usage": self.usage}
 
     @classmethod
     def restored(cls, record: Mapping[str, Any]) -> Answer:
-        """Give the answer of a `record`."""
+        """Give the answer of a `record`, also of one that its store had to cut."""
         answer = cls()
         message: Mapping[str, Any] = record["message"]
-        calls: Sequence[Mapping[str, Any]] = message.get("tool_calls") or ()
-        deltas = [{"index": index, **call} for index, call in enumerate(calls)]
+        calls: Sequence[object] = message.get("tool_calls") or ()
+        deltas = [
+            {"index": index, **cast("Mapping[str, Any]", call)}
+            for index, call in enumerate(calls)
+            if isinstance(call, Mapping)
+        ]
         texts = {name: message[name] for name in TEXT_FIELDS if message.get(name)}
-        choice = {
-            "delta": {**texts, "tool_calls": deltas},
-            "finish_reason": record["finish_reason"],
-        }
+        delta = {**texts, "tool_calls": deltas}
+        choice = {"delta": delta, "finish_reason": record["finish_reason"]}
         answer.add({"choices": [choice], "usage": record["usage"]})
         return answer
 
@@ -168,11 +165,6 @@ def _readable(call: ToolCall) -> ToolCall:
     except ValueError:
         return ToolCall(call.id, call.name, "{}", call.index)
     return call
-
-
-def encodable(text: str) -> str:
-    """Give a text the form that every upstream and every store can encode."""
-    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 from typing import Any, cast
 
-from mcp_server.agents.answer import Answer, ToolCall, encodable
+from mcp_server.agents.answer import Answer, ToolCall
 from mcp_server.agents.events import Finished, LoopLimits, Stopped, TextDelta, ToolOutcome
 from mcp_server.errors import Unavailable
 from mcp_server.llm import ChatRequest, Chunk, Model
@@ -50,7 +50,7 @@ class Conversation:
         return [call for call in self.answer.calls if call.name not in self._client_tools]
 
     async def ask(self, model: Model, turn: int) -> AsyncGenerator[TextDelta, None]:
-        """Stream one turn into `answer`; `add_turn` then takes it in."""
+        """Stream one turn into `answer`; `say_held` and `add_turn` then take it in."""
         self.answer, self._held = Answer(), []
         async with aclosing(model.stream(self._next_request(turn))) as chunks:
             while not self.stopped and (chunk := await self._next(chunks)) is not None:
@@ -65,15 +65,21 @@ class Conversation:
         if not self.stopped and self.answer.finish_reason is None:
             raise Unavailable("the model's answer broke off; try again")
 
-    def add_turn(self, turn: int) -> Iterable[TextDelta]:
-        """Add the turn that was asked to the conversation, and say what was held back of it."""
-        self._close_turn()
+    def say_held(self, turn: int) -> Iterable[TextDelta]:
+        """Say what was held back of the turn that was asked, if it is the last one."""
         return self._say(self._held, turn) if self._is_last else ()
+
+    def add_turn(self) -> None:
+        """Add `answer` to the conversation, once it is what each attempt goes on with."""
+        self._ran_before = self._calls_run
+        self._written += self.answer.size
+        self._usage = _add_usage(self._usage, self.answer.usage)
+        self._transcript.append(self.answer.message())
 
     def restore_turn(self, answer: Answer, stopped: Stopped | None, turn: int) -> None:
         """Add the turn of an earlier attempt, whose text was told then."""
         self.answer, self.stopped = answer, stopped
-        self._close_turn()
+        self.add_turn()
         if not self._hold or self._is_last:
             for _ in self._say(answer.texts, turn):
                 pass
@@ -111,7 +117,7 @@ class Conversation:
         most = self._limits.result_chars
         if len(text) > most:
             text = f"{text[:most]}\n[cut: {most} of {len(text)} characters]"
-        return encodable(text)
+        return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
 
     def add_result(self, call: ToolCall, text: str, *, ran: bool) -> None:
         """Add the result of a call; `ran` tells whether a tool was really called."""
@@ -142,12 +148,6 @@ class Conversation:
     @property
     def _is_last(self) -> bool:
         return self.stopped is not None or not self.server_calls
-
-    def _close_turn(self) -> None:
-        self._ran_before = self._calls_run
-        self._written += self.answer.size
-        self._usage = _add_usage(self._usage, self.answer.usage)
-        self._transcript.append(self.answer.message())
 
     def _next_request(self, turn: int) -> ChatRequest:
         messages = [*self._request["messages"], *self._transcript]

@@ -105,12 +105,11 @@ async def _take_turn(
     async with aclosing(talk.ask(model, turn)) as deltas:
         async for delta in deltas:
             yield delta
-    record = talk.answer.record() if steps is not None else None
-    if record is not None:  # each attempt goes on with the same, also the one that asked
-        talk.answer = Answer.restored(record)
-    for delta in talk.add_turn(turn):
+    for delta in talk.say_held(turn):
         yield delta
     if not talk.stopped:
         yield TurnFinished(turn, talk.answer.reason, talk.answer.usage)
-    if steps is not None and record is not None:
-        await steps.store(step, record | {"stopped": talk.stopped})
+    if steps is not None:
+        kept = await steps.store(step, talk.answer.record() | {"stopped": talk.stopped})
+        talk.answer = Answer.restored(kept)  # so that each attempt goes on with the same
+    talk.add_turn()

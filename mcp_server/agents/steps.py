@@ -52,7 +52,10 @@ class Steps(Protocol):
         ...
 
     async def store(self, step: str, result: Any, /) -> Any:
-        """Store a step's result (JSON) and with it, in one transaction, every event told before."""
+        """Store a step's result (JSON) and with it, in one transaction, every event told before.
+
+        Returns the result as a later attempt will read it: cleaned, and cut if it is very long.
+        """
         ...
 
     async def ask(

@@ -188,11 +188,11 @@ class StoredRun:
     async def store(self, step: str, result: Any, /) -> Any:
         self.moment()
         assert step not in self.results
-        self.results[step] = json.loads(json.dumps(result))
+        self.results[step] = json.loads(json.dumps(clean(result)))
         self.log += self.pending
         self.pending = []
         self.moment()
-        return result
+        return self.result(step)
 
     async def ask(self, step: str, /, **request: Any) -> Any:
         if step not in self.answers:
