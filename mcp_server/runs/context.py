@@ -174,22 +174,28 @@ class RunContext:
         message: str,
         schema: dict[str, Any] | None = None,
         kind: Literal["approval", "question"] = "question",
+        parts: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> Any:
         """Return the answer to a question, or end this attempt until there is one.
 
         The question is the step `name`, and its answer that step's result. While nobody answers, the
         run is `input_required` and nothing of it is in memory: the work is cancelled here and called
         again later. `schema` is the JSON schema of the answer.
+
+        `parts` are what is asked at once and may be answered one by one, each `{message, schema}` by
+        its name; the answer is an object with one value for each name.
         """
         if name in self._results:
             return self._results[name]
-        request = {
+        request: dict[str, Any] = {
             "id": f"ask_{uuid4().hex}",
             "step": name,
             "kind": kind,
             "message": clean(message),
             "schema": schema,
         }
+        if parts is not None:
+            request["parts"] = {part: dict(asked) for part, asked in parts.items()}
         return await self._part(Asked(name, request))
 
     async def _part(self, how: Asked | Literal["lost"]) -> NoReturn:
