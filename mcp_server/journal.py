@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam, cast, insert, literal, select, text, tuple_
+from sqlalchemy import ColumnElement, Row, bindparam, cast, insert, literal, select, text, tuple_
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -39,6 +39,11 @@ _BELOW_OPEN = text("xid < pg_snapshot_xmin(pg_current_snapshot())")
 async def append(connection: AsyncConnection, **entry: Any) -> None:
     """Write one entry in the caller's transaction."""
     await connection.execute(_INSERT, entry)
+
+
+async def append_all(connection: AsyncConnection, entries: list[dict[str, Any]]) -> None:
+    """Write entries in the caller's transaction, in their order, in one round trip."""
+    await connection.execute(_INSERT, entries)
 
 
 async def read(
@@ -86,6 +91,19 @@ async def read_everything(
         rows = (await connection.execute(query)).all()
     last = (int(rows[-1].xid), int(rows[-1].seq)) if rows else after
     return [(row.tenant, row.uri) for row in rows], last
+
+
+async def read_tenant(
+    tx: AsyncConnection, tenant: str, after: tuple[int, int], limit: int
+) -> Sequence[Row[Any]]:
+    """Return up to `limit` of a tenant's entries after a position, in the caller's transaction."""
+    query = (
+        select(journal)
+        .where(journal.c.tenant == tenant, _BELOW_OPEN, _after(after))
+        .order_by(journal.c.xid, journal.c.seq)
+        .limit(limit)
+    )
+    return (await tx.execute(query)).all()
 
 
 async def end(control: AsyncEngine) -> tuple[int, int]:
