@@ -1,13 +1,14 @@
-"""A run as the engine sees it, and the text that may be stored of one."""
+"""A run as the engine sees it, how it ends, and what its events look like."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, Protocol, TypeAlias
 from uuid import uuid4
+
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 Status: TypeAlias = Literal[
     "queued", "running", "input_required", "completed", "failed", "cancelled", "expired"
@@ -17,8 +18,6 @@ ENDED: frozenset[str] = frozenset({"completed", "failed", "cancelled", "expired"
 
 Event: TypeAlias = dict[str, Any]
 """One event: `type` and what belongs to it; `seq` is added when it is read."""
-
-MAX_TEXT = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +50,7 @@ class Run:
     epoch: int | None = None
     attempt: int = 0
     retries: int = 0
+    cancel_requested: bool = False
     dead_letter: bool = False
     last_seq: int = 0
     request: dict[str, Any] | None = None
@@ -76,6 +76,24 @@ class Outcome:
     dead_letter: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of a run's status, as the journal tells it."""
+
+    tenant: str
+    subject: str
+    run: str
+    status: str
+
+
+class Recorder(Protocol):
+    """Journals changes of status."""
+
+    async def __call__(self, connection: AsyncConnection, changes: Sequence[Change]) -> None:
+        """Write one entry for each change, in the transaction of the change, in one round trip."""
+        ...
+
+
 def new_run_id() -> str:
     return f"run_{uuid4().hex}"
 
@@ -84,23 +102,3 @@ def status_event(status: str, error: Mapping[str, str] | None = None) -> Event:
     """Build the event that tells a change of status; the last event of a run is one."""
     event: Event = {"type": "status", "status": status}
     return event if error is None else event | {"error": dict(error)}
-
-
-def clean(value: Any) -> Any:
-    """Give a copy that every store and every client can hold: JSON without NUL, lone surrogates or NaN.
-
-    A text over a million characters is cut, and says so.
-    """
-    if isinstance(value, str):
-        cut = value if len(value) <= MAX_TEXT else f"{value[:MAX_TEXT]}[cut: {len(value)} in all]"
-        return cut.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, bool | int):
-        return value
-    if isinstance(value, Mapping):
-        items = cast("Mapping[object, object]", value).items()
-        return {clean(str(name)): clean(item) for name, item in items}
-    if isinstance(value, Sequence):
-        return [clean(item) for item in cast("Sequence[object]", value)]
-    return clean(str(value))

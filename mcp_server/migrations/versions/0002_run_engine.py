@@ -53,7 +53,7 @@ STATEMENTS = (
     "update runs set last_seq = coalesce((select max(last_seq) from run_events where run = id), 0)",
     """
     alter table runs
-        set (fillfactor = 70),
+        set (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02),
         add constraint runs_lease check ((status = 'running') = (lease is not null)),
         add constraint runs_request check ((status = 'input_required') = (request is not null)),
         add constraint runs_ended check (
@@ -62,10 +62,17 @@ STATEMENTS = (
     """,
     # The claim goes from tenant to tenant, so that one that floods the queue does not hide the others.
     """
-    create index runs_queue on runs (tenant, priority desc, not_before, created_at)
+    create index runs_queue on runs (tenant, kind, priority desc, not_before, created_at, id)
     where status = 'queued'
     """,
-    "create index runs_held on runs (lease) where lease is not null",
+    "create index runs_held on runs (lease) include (tenant) where lease is not null",
+    "create index runs_waiting on runs (tenant) where status = 'input_required'",
+    "create index runs_dead on runs (ended_at) where dead_letter",
+    "create index runs_children on runs (tenant, origin) where origin is not null and " + LIVE,
+    "drop index runs_tenant",
+    "create index runs_tenant on runs (tenant, created_at, id)",
+    "create index api_keys_revoked on api_keys (revoked_at) where revoked_at is not null",
+    "create index api_keys_expiry on api_keys (expires_at) where expires_at is not null",
     "create index runs_of_key on runs (key_id) where " + LIVE,
     "create index runs_expiry on runs (expires_at) where expires_at is not null and " + LIVE,
     "create index runs_purge on runs (purge_at) where purge_at is not null",
@@ -74,6 +81,12 @@ STATEMENTS = (
     create unique index runs_dedupe on runs (tenant, dedupe_key)
     where dedupe_key is not null and """
     + LIVE,
+    # No time to live, no time of deletion; thirty years at most, to stay within the range of dates.
+    """
+    create function purge_time(ttl_seconds double precision) returns timestamptz
+    language sql volatile strict as
+    $$ select clock_timestamp() + make_interval(secs => least(greatest(ttl_seconds, 0), 1e9)) $$
+    """,
     """
     create function refuse_run_transition() returns trigger language plpgsql as $$
     begin
@@ -108,6 +121,7 @@ STATEMENTS = (
         step text collate "C" not null,
         finished boolean not null,
         result text,
+        request text,
         epoch bigint not null,
         at timestamptz not null default clock_timestamp(),
         primary key (run, step)

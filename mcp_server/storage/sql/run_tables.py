@@ -82,6 +82,8 @@ run_steps = Table(
     Column("step", Text(collation="C"), primary_key=True),
     Column("finished", Boolean, nullable=False),
     Column("result", JsonText),
+    # The id of the request whose answer the result is; nobody's epoch is 0.
+    Column("request", Text),
     Column("epoch", BigInteger, nullable=False),
     at("at"),
 )

@@ -14,7 +14,7 @@ import pytest
 from mcp_server.agents.loop import ToolOutcome
 from mcp_server.errors import AppError
 from mcp_server.llm import ChatRequest, Chunk, Completion
-from mcp_server.runs.record import clean
+from mcp_server.runs.cleaning import clean
 
 Turn = Sequence[Chunk] | Exception
 

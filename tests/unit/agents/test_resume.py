@@ -20,7 +20,7 @@ from mcp_server.agents.loop import ToolOutcome, run_loop
 from mcp_server.agents.steps import CallRules, told_in
 from mcp_server.agents.work import _stored
 from mcp_server.errors import AppError, LeaseLost, Unavailable
-from mcp_server.runs.record import clean
+from mcp_server.runs.cleaning import clean
 from tests.unit.agents.conftest import (
     ByConversation,
     Interrupted,

@@ -1,0 +1,94 @@
+"""Taking runs off the queue: fair between tenants, and flat in cost however long one tenant's queue is."""
+
+from __future__ import annotations
+
+from sqlalchemy import Integer, Text, bindparam, text
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.types import BigInteger
+
+from mcp_server.storage.sql.run_tables import runs
+
+# `lease` holds the worker's lease against whoever would reap it; without that row nothing is taken.
+# `groups` jumps along the index of the queue from one (tenant, kind, priority) to the next, so its cost
+# is the number of groups, not of runs. `picked` looks, without locking, at the first few of each group
+# and gives the slots out: to the tenant that has the least at work over all workers, then by rank.
+# `locked` takes as many of each group as were picked; what another worker holds just now is passed
+# over for the next one of the group. So no row is locked that is not started.
+CLAIM = text(
+    """
+    with recursive lease as materialized (
+        select epoch from run_leases
+        where epoch = :epoch and expires_at > '-infinity' for key share
+    ), held as materialized (
+        select tenant, count(*) as running, count(*) filter (where lease = :epoch) as mine
+        from runs where lease is not null group by tenant
+    ), groups as (
+        (select tenant, kind, priority from runs where status = 'queued'
+            and exists (select from lease)
+            order by tenant, kind, priority desc limit 1)
+        union all
+        select next.* from groups g, lateral (
+            (select tenant, kind, priority from runs
+                where status = 'queued' and tenant = g.tenant and kind = g.kind
+                    and priority < g.priority
+                order by priority desc limit 1)
+            union all
+            (select tenant, kind, priority from runs
+                where status = 'queued' and tenant = g.tenant and kind > g.kind
+                order by kind, priority desc limit 1)
+            union all
+            (select tenant, kind, priority from runs
+                where status = 'queued' and tenant > g.tenant
+                order by tenant, kind, priority desc limit 1)
+            limit 1
+        ) next
+    ), rooms as (
+        select g.*, coalesce(h.running, 0) as running,
+            least(:slots, greatest(:share - coalesce(h.mine, 0), 0)) as room
+        from groups g left join held h using (tenant) where g.kind = any(:kinds)
+    ), ranked as (
+        select r.*, due.not_before, due.created_at, due.id, row_number() over (
+            partition by r.tenant
+            order by r.priority desc, due.not_before, due.created_at, due.id) as rank
+        from rooms r, lateral (
+            select not_before, created_at, id from runs
+            where status = 'queued' and tenant = r.tenant and kind = r.kind
+                and priority = r.priority and not_before <= statement_timestamp()
+                and (expires_at is null or expires_at > statement_timestamp())
+            order by not_before, created_at, id limit r.room
+        ) due
+    ), picked as (
+        select tenant, kind, priority from ranked where rank <= room
+        order by running + rank, priority desc, not_before, created_at, id limit :slots
+    ), quotas as materialized (
+        select tenant, kind, priority, count(*) as slots from picked
+        group by tenant, kind, priority
+    ), locked as materialized (
+        select due.id from quotas q, lateral (
+            select id from runs
+            where status = 'queued' and tenant = q.tenant and kind = q.kind
+                and priority = q.priority and not_before <= statement_timestamp()
+                and (expires_at is null or expires_at > statement_timestamp())
+            order by not_before, created_at, id limit q.slots for update skip locked
+        ) due
+    ), claimed as (
+        update runs set status = 'running', lease = :epoch, attempt = attempt + 1,
+            started_at = coalesce(started_at, clock_timestamp()), last_seq = last_seq + 1
+        from locked where runs.id = locked.id returning runs.*
+    ), frame as (
+        insert into run_events (run, first_seq, last_seq, events)
+        select id, last_seq, last_seq, '[{"type":"status","status":"running"'
+            || case when attempt > 1 then ',"attempt":' || attempt else '' end || '}]'
+        from claimed
+    )
+    select wanted.slots as wanted, claimed.*
+    from (select coalesce(sum(slots), 0)::int as slots from quotas) wanted left join claimed on true
+    order by claimed.priority desc, claimed.not_before, claimed.created_at, claimed.id
+    """
+).bindparams(
+    bindparam("epoch", type_=BigInteger()),
+    bindparam("kinds", type_=ARRAY(Text)),
+    bindparam("slots", type_=Integer()),
+    bindparam("share", type_=Integer()),
+)
+CLAIMED = CLAIM.columns(wanted=Integer(), **{column.name: column.type for column in runs.c})

@@ -1,0 +1,145 @@
+"""The leases of workers: one row each, renewed by one heartbeat, and taken away when it has been silent.
+
+All times are the database's own. A lease that expired may still be renewed as long as nobody reaped it;
+once somebody did, its epoch holds nothing, for ever.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, bindparam, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from mcp_server.runs.record import Recorder, status_event
+from mcp_server.runs.transition import RunRow, journalled
+from mcp_server.storage.sql.schema import encode_json
+
+LEASE_SECONDS = 10.0
+HEARTBEAT_SECONDS = 2.0
+# So often in a row a run may take its worker down without a step finished in between.
+MAX_STRIKES = 5
+
+_WORN_OUT = {
+    "code": "internal",
+    "message": f"its worker died {MAX_STRIKES + 1} times while it ran; it is not tried again",
+}
+_EPOCH = bindparam("epoch", type_=BigInteger())
+
+_TAKE = text(
+    """
+    insert into run_leases (worker, slots, expires_at)
+    values (:worker, :slots, clock_timestamp() + make_interval(secs => :seconds)) returning epoch
+    """
+)
+_RENEW = text(
+    """
+    update run_leases set expires_at = clock_timestamp() + make_interval(secs => :seconds)
+    where epoch = :epoch and expires_at > '-infinity' returning epoch
+    """
+).bindparams(_EPOCH)
+# `-infinity` marks a lease of which a part was taken: it cannot be renewed or claim any more.
+_DOOM = text(
+    """
+    update run_leases set expires_at = '-infinity' where epoch = (
+        select epoch from run_leases
+        where expires_at < clock_timestamp() and epoch <> :epoch and not epoch = any(:seen)
+        order by epoch limit 1 for update skip locked)
+    returning epoch
+    """
+).bindparams(_EPOCH)
+_GIVE_UP = text(
+    "update run_leases set expires_at = '-infinity' where epoch = :epoch returning epoch"
+).bindparams(_EPOCH)
+# A run whose row somebody holds just now, say in a write of the worker that was silent, is left for
+# the next time, and its lease with it.
+_RELEASE = text(
+    """
+    with held as (
+        select id,
+            case when cancel_requested then 'cancelled'
+                when strikes + :strike > :most then 'failed' else 'queued' end as next
+        from runs where lease = :epoch order by id for update skip locked
+    ), released as (
+        update runs set status = next, lease = null, last_seq = last_seq + 1,
+            strikes = strikes + case when next = 'queued' then :strike else 0 end,
+            dead_letter = next = 'failed',
+            error = case when next = 'failed' then :error end,
+            ended_at = case when next <> 'queued' then clock_timestamp() end,
+            purge_at = case when next <> 'queued' then purge_time(ttl_seconds) end
+        from held where runs.id = held.id
+        returning runs.id, tenant, subject, status, last_seq
+    ), frame as (
+        insert into run_events (run, first_seq, last_seq, events)
+        select id, last_seq, last_seq, case status
+            when 'queued' then :queued when 'failed' then :failed else :cancelled end
+        from released
+    )
+    select id, tenant, subject, status from released
+    """
+).bindparams(_EPOCH)
+_DROP = text(
+    "delete from run_leases where epoch = :epoch and not exists (select from runs where lease = :epoch)"
+).bindparams(_EPOCH)
+_TOLD = {
+    "error": encode_json(_WORN_OUT),
+    "queued": encode_json([status_event("queued")]),
+    "failed": encode_json([status_event("failed", _WORN_OUT)]),
+    "cancelled": encode_json([status_event("cancelled")]),
+}
+
+
+class Leases:
+    """The leases of every worker; `seconds` is how long one holds without being renewed."""
+
+    def __init__(
+        self, control: AsyncEngine, record: Recorder, seconds: float = LEASE_SECONDS
+    ) -> None:
+        self._control = control
+        self._at_once = control.execution_options(isolation_level="AUTOCOMMIT")
+        self._record = record
+        self._seconds = seconds
+
+    async def take(self, worker: str, slots: int) -> int:
+        """Return the epoch of a new lease; `slots` is how many runs its worker executes at once."""
+        given = {"worker": worker, "slots": slots, "seconds": self._seconds}
+        async with self._at_once.connect() as connection:
+            return (await connection.execute(_TAKE, given)).scalar_one()
+
+    async def renew(self, epoch: int) -> bool:
+        """Hold the lease for another while; False if it was taken away."""
+        given = {"epoch": epoch, "seconds": self._seconds}
+        async with self._at_once.connect() as connection:
+            return await connection.scalar(_RENEW, given) is not None
+
+    async def give_up(self, epoch: int) -> list[str]:
+        """End a lease; return the runs that it still held, which are queued again."""
+        async with self._control.begin() as tx:
+            if await tx.scalar(_GIVE_UP, {"epoch": epoch}) is None:
+                return []
+            return [row.id for row in await self._release(tx, epoch, strike=0)]
+
+    async def reap(self, own_epoch: int) -> list[str]:
+        """Take the leases of others that expired away; return the runs that they held.
+
+        A run whose cancellation was asked for is cancelled. One whose workers died six times without a
+        step finished fails as dead letter. The others are queued again.
+        """
+        taken: list[str] = []
+        seen: list[int] = []
+        while True:
+            async with self._control.begin() as tx:
+                epoch = await tx.scalar(_DOOM, {"epoch": own_epoch, "seen": seen})
+                if epoch is None:
+                    return taken
+                rows = await self._release(tx, epoch, strike=1)
+            seen.append(epoch)
+            taken += [row.id for row in rows]
+
+    async def _release(self, tx: AsyncConnection, epoch: int, *, strike: int) -> list[RunRow]:
+        rows = list(
+            await tx.execute(
+                _RELEASE, {"epoch": epoch, "strike": strike, "most": MAX_STRIKES, **_TOLD}
+            )
+        )
+        await journalled(tx, self._record, rows)
+        await tx.execute(_DROP, {"epoch": epoch})
+        return rows

@@ -1,0 +1,265 @@
+"""The queue of runs: the rows themselves, and every way in which a run moves from one status to the next.
+
+Each method that changes something is one transaction, safe to repeat when its answer was lost, and
+refused (None, False, an empty list) when the run is not as the caller thinks: `epoch` is the lease under
+which a worker holds it. Wake-ups are the caller's, after the transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, Select, func, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from mcp_server.errors import Conflict
+from mcp_server.runs.claim import CLAIMED
+from mcp_server.runs.cleaning import clean
+from mcp_server.runs.queue_statements import (
+    answered_before,
+    finished_by,
+    insertion,
+    listing,
+    twin_of,
+)
+from mcp_server.runs.record import ENDED, LIVE, Event, Outcome, Recorder, Run, Status, status_event
+from mcp_server.runs.transition import RunRow, apply, changed, ending, journalled, run_of
+from mcp_server.storage.sql.run_tables import runs
+
+# How often one claim looks again when other workers took what it had picked, and a creation when
+# the run that had its dedupe_key has just ended.
+_CLAIM_ROUNDS = 3
+_CREATE_ROUNDS = 5
+
+Answered = Literal["ok", "answered", "not_waiting"]
+
+
+class RunQueue:
+    """Runs of every tenant; `record` journals each change of status."""
+
+    def __init__(self, control: AsyncEngine, record: Recorder) -> None:
+        self._control = control
+        # One statement, one round trip, no transaction that stays open when the process stops.
+        self._at_once = control.execution_options(isolation_level="AUTOCOMMIT")
+        self._record = record
+
+    async def create(self, run: Run, tx: AsyncConnection | None = None) -> tuple[Run, bool]:
+        """Store a queued run with its first event; with `tx`, in the caller's transaction.
+
+        Return the run and True; if a live run of the tenant has its `dedupe_key`, that one and False.
+
+        Raises:
+            InvalidInput: the input is over 16 MB of JSON. Conflict: the id is another run's.
+        """
+        statement = insertion(run)
+        if tx is not None:
+            return await self._create(tx, run, statement)
+        async with self._control.begin() as own:
+            return await self._create(own, run, statement)
+
+    async def claim(self, epoch: int, kinds: Collection[str], slots: int, share: int) -> list[Run]:
+        """Take up to `slots` runs that are due, as running; none if the lease is gone.
+
+        The tenant that has the least at work comes first, then priority, then the time since which a
+        run could begin. No more than `share` runs of one tenant are held by the lease at once.
+        """
+        taken: list[RunRow] = []
+        async with self._control.begin() as tx:
+            for _ in range(_CLAIM_ROUNDS):
+                free = slots - len(taken)
+                given = {"epoch": epoch, "kinds": list(kinds), "slots": free, "share": share}
+                rows = (await tx.execute(CLAIMED, given)).all()
+                claimed = [row for row in rows if row.id is not None]
+                await journalled(tx, self._record, claimed)
+                taken += claimed
+                if len(claimed) >= min(rows[0].wanted, free) or len(taken) >= slots:
+                    break
+        return [run_of(row) for row in taken]
+
+    async def end(self, run: str, epoch: int, outcome: Outcome) -> Run | None:
+        """End a run: its last event is the status; None if the lease does not hold it any more."""
+        values = {
+            **ending(outcome.status),
+            "output": clean(outcome.output),
+            "error": clean(outcome.error),
+            "usage": clean(outcome.usage),
+            "dead_letter": outcome.dead_letter,
+        }
+        last = status_event(outcome.status, outcome.error)
+        row = await self._change(*_held(run, epoch), values=values, events=[*outcome.events, last])
+        return None if row is None else run_of(row)
+
+    async def hand_back(
+        self,
+        run: str,
+        epoch: int,
+        *,
+        delay_seconds: float = 0.0,
+        error: dict[str, str] | None = None,
+        retry: bool = False,
+    ) -> bool:
+        """Put a running run back into the queue; one that is to be cancelled is cancelled instead.
+
+        `retry` counts the try as failed with `error`; the next one begins after the delay at the
+        earliest. False if the lease does not hold the run any more.
+        """
+        wait = func.make_interval(0, 0, 0, 0, 0, 0, delay_seconds)
+        values: dict[str, Any] = {"status": "queued", "lease": None}
+        if delay_seconds > 0:
+            values["not_before"] = func.clock_timestamp() + wait
+        events: list[Event] = [status_event("queued")]
+        async with self._control.begin() as tx:
+            row = await self._lock(tx, *_held(run, epoch))
+            if row is None:
+                return False
+            if row.cancel_requested:
+                values, events = ending("cancelled"), [status_event("cancelled")]
+            elif retry:
+                values["retries"] = runs.c.retries + 1
+                tried = {"type": "retry", "attempt": row.attempt, "delay_seconds": delay_seconds}
+                events = [tried | {"error": error}, *events]
+            await apply(tx, self._record, changed(runs.c.id == run, values=values, events=events))
+            return True
+
+    async def suspend(self, run: str, epoch: int, step: str, request: dict[str, Any]) -> bool:
+        """Let a run wait for an answer; one that is to be cancelled is cancelled instead.
+
+        `request` is `{id, step, kind, message, schema}`; `step` is the one whose result the answer will
+        be. False if the lease does not hold the run any more.
+        """
+        asked = clean(request | {"step": step})
+        values: dict[str, Any] = {"status": "input_required", "lease": None, "request": asked}
+        events = [status_event("input_required") | {"request": asked}]
+        async with self._control.begin() as tx:
+            row = await self._lock(tx, *_held(run, epoch))
+            if row is None:
+                return False
+            if row.cancel_requested:
+                values, events = ending("cancelled"), [status_event("cancelled")]
+            await apply(tx, self._record, changed(runs.c.id == run, values=values, events=events))
+            return True
+
+    async def answer(self, tenant: str, run: str, request_id: str | None, answer: Any) -> Answered:
+        """Give a waiting run its answer and queue it; None as `request_id` answers what is open.
+
+        The first answer is the step's result for good; a later one for the same request is told
+        "answered".
+        """
+        answer = clean(answer)
+        async with self._control.begin() as tx:
+            row = await self._lock(tx, runs.c.tenant == tenant, runs.c.id == run)
+            if row is None:
+                return "not_waiting"
+            asked = row.request
+            if asked is None or request_id not in {None, asked["id"]}:
+                before = await tx.scalar(answered_before(run, request_id))
+                return "answered" if before else "not_waiting"
+            await tx.execute(finished_by(run, asked, answer))
+            told: list[Event] = [
+                {"type": "input", "request": asked["id"], "answer": answer},
+                status_event("queued"),
+            ]
+            values = {"status": "queued", "request": None, "strikes": 0}
+            await apply(tx, self._record, changed(runs.c.id == run, values=values, events=told))
+            return "ok"
+
+    async def request_cancel(self, tenant: str, run: str) -> Status | None:
+        """Cancel a run that waits, ask the worker of one that is running; return the status it has now.
+
+        None if the tenant has no such run.
+        """
+        own = (runs.c.tenant == tenant, runs.c.id == run)
+        async with self._control.begin() as tx:
+            row = await self._lock(tx, *own)
+            if row is None:
+                return None
+            if row.status in ENDED:
+                return row.status
+            asked = {"cancel_requested": True}
+            if row.status == "running":
+                await tx.execute(update(runs).where(*own).values(asked))
+                return "running"
+            values, events = ending("cancelled") | asked, [status_event("cancelled")]
+            await apply(tx, self._record, changed(*own, values=values, events=events))
+            return "cancelled"
+
+    async def force_cancel(self, tenant: str, run: str) -> bool:
+        """Cancel a live run without its worker, whose lease holds it no longer then."""
+        live = (runs.c.tenant == tenant, runs.c.id == run, runs.c.status.in_(LIVE))
+        values = {**ending("cancelled"), "cancel_requested": True}
+        events = [status_event("cancelled")]
+        return await self._change(*live, values=values, events=events) is not None
+
+    async def held(self, epoch: int) -> dict[str, bool]:
+        """Return the runs that a lease holds, each with whether its cancellation was asked for."""
+        query = select(runs.c.id, runs.c.cancel_requested).where(runs.c.lease == epoch)
+        async with self._at_once.connect() as connection:
+            return {row.id: row.cancel_requested for row in await connection.execute(query)}
+
+    async def load(self, tenant: str, run: str) -> Run | None:
+        """Return a run, None if the tenant has no such run."""
+        found = await self._read(select(runs).where(runs.c.tenant == tenant, runs.c.id == run))
+        return found[0] if found else None
+
+    async def page(
+        self,
+        tenant: str,
+        *,
+        status: Status | None = None,
+        kind: str | None = None,
+        agent: str | None = None,
+        created_by: tuple[str, str | None] | None = None,
+        where: Sequence[ColumnElement[bool]] = (),
+        limit: int,
+        cursor: tuple[datetime, str] | None = None,
+    ) -> list[Run]:
+        """Return up to `limit` runs, newest first, without their definition, input and output.
+
+        `kind` is one kind, or its part before the `/`. `created_by` is a subject and the id of its key.
+        `where` are further conditions on the columns of `runs`. `cursor` are `created_at` and `id` of
+        the last run of the page before.
+        """
+        asked = listing(tenant, status, kind, agent, created_by).where(*where).limit(limit)
+        if cursor is not None:
+            asked = asked.where(tuple_(runs.c.created_at, runs.c.id) < tuple_(*cursor))
+        return await self._read(asked)
+
+    async def children(self, run: Run) -> list[Run]:
+        """Return the live runs that a run began, without their definition, input and output."""
+        origin = f"run://{run.id}"
+        asked = listing(run.tenant).where(runs.c.origin == origin, runs.c.status.in_(LIVE))
+        return await self._read(asked)
+
+    async def _read(self, query: Select[*tuple[Any, ...]]) -> list[Run]:
+        async with self._at_once.connect() as connection:
+            return [run_of(row) for row in await connection.execute(query)]
+
+    async def _create(
+        self, tx: AsyncConnection, run: Run, statement: Select[*tuple[Any, ...]]
+    ) -> tuple[Run, bool]:
+        for _ in range(_CREATE_ROUNDS):
+            row = await apply(tx, self._record, statement)
+            if row is not None:
+                return run_of(row), True
+            row = (await tx.execute(twin_of(run))).first()
+            if row is not None:  # with our own id, it is what an earlier try stored
+                return run_of(row), row.id == run.id
+        raise Conflict(f"run {run.id} cannot be created: its id or dedupe_key is another run's")
+
+    async def _change(
+        self, *where: ColumnElement[bool], values: dict[str, Any], events: Sequence[Event]
+    ) -> RunRow | None:
+        statement = changed(*where, values=values, events=events)
+        async with self._control.begin() as tx:
+            return await apply(tx, self._record, statement)
+
+    async def _lock(self, tx: AsyncConnection, *where: ColumnElement[bool]) -> RunRow | None:
+        columns = (runs.c.status, runs.c.attempt, runs.c.cancel_requested, runs.c.request)
+        query = select(*columns).where(*where).with_for_update(key_share=True)
+        return (await tx.execute(query)).first()
+
+
+def _held(run: str, epoch: int) -> tuple[ColumnElement[bool], ...]:
+    return runs.c.id == run, runs.c.lease == epoch
