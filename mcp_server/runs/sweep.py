@@ -1,0 +1,140 @@
+"""What time does to runs: they expire, their keys die, what ended is compacted, and at last deleted.
+
+Several workers may sweep at once: each takes small batches of rows that nobody holds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Text, TextClause, bindparam, text
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from mcp_server.runs.compaction import compact
+from mcp_server.runs.record import Recorder, Status, status_event
+from mcp_server.runs.redaction import NOTHING, Redaction
+from mcp_server.runs.transition import journalled
+from mcp_server.storage.sql.schema import encode_json
+
+BATCH = 500
+# Frames of many runs at once would make one statement long.
+COMPACT_BATCH = 100
+EFFECT_DAYS = 7
+
+_LATE = {"code": "timeout", "message": "the run did not end before expires_at"}
+_KEYLESS = {
+    "code": "unauthenticated",
+    "message": "the key that started the run is revoked or expired",
+}
+
+_EXPIRED = text(
+    """
+    select id from runs
+    where expires_at <= statement_timestamp() and status in ('queued', 'running', 'input_required')
+    limit :batch for update skip locked
+    """
+)
+# A key that died longer ago was seen by one of the many looks since, or no worker lived; a worker
+# looks at the key again when it claims.
+_OF_DEAD_KEYS = text(
+    """
+    select r.id from api_keys k join runs r on r.key_id = k.id
+    where (k.revoked_at > statement_timestamp() - interval '2 minutes'
+            or k.expires_at > statement_timestamp() - interval '2 minutes'
+            and k.expires_at <= statement_timestamp())
+        and r.status in ('queued', 'running', 'input_required')
+    limit :batch for update of r skip locked
+    """
+)
+_END = text(
+    """
+    with ended as (
+        update runs set status = :status, lease = null, request = null, error = :error,
+            last_seq = last_seq + 1, ended_at = clock_timestamp(),
+            purge_at = purge_time(ttl_seconds)
+        where id = any(:ids) returning id, tenant, subject, status, last_seq
+    ), frame as (
+        insert into run_events (run, first_seq, last_seq, events)
+        select id, last_seq, last_seq, :told from ended
+    )
+    select id, tenant, subject, status from ended
+    """
+).bindparams(bindparam("ids", type_=ARRAY(Text)))
+_PURGE_RUNS = text(
+    """
+    delete from runs where id in (
+        select id from runs where purge_at <= statement_timestamp()
+        order by purge_at limit :batch for update skip locked)
+    returning id
+    """
+)
+# The effect of a run that still lives, however long it waits, is what keeps it from being done again.
+_PURGE_EFFECTS = text(
+    """
+    delete from effects where ctid = any(array(
+        select ctid from effects
+        where at < statement_timestamp() - make_interval(days => :days) and not exists (
+            select from runs where id = split_part(effects.key, '/', 1)
+                and status in ('queued', 'running', 'input_required'))
+        order by at limit :batch for update skip locked))
+    returning 1
+    """
+)
+
+
+class Sweep:
+    """Every method does all there is to do, in small transactions, and may be repeated at any time."""
+
+    def __init__(
+        self, control: AsyncEngine, record: Recorder, redaction: Redaction = NOTHING
+    ) -> None:
+        self._control = control
+        self._at_once = control.execution_options(isolation_level="AUTOCOMMIT")
+        self._record = record
+        self._redaction = redaction
+
+    async def expire(self) -> list[str]:
+        """End live runs whose `expires_at` has passed; return them."""
+        return await self._end(_EXPIRED, "expired", _LATE)
+
+    async def dead_keys(self) -> list[str]:
+        """Fail live runs whose key was revoked or expired in the last two minutes; return them."""
+        return await self._end(_OF_DEAD_KEYS, "failed", _KEYLESS)
+
+    async def purge(self) -> int:
+        """Delete runs whose `purge_at` has passed, and effects older than a week; return how many."""
+        deleted = await self._delete(_PURGE_RUNS, {})
+        return deleted + await self._delete(_PURGE_EFFECTS, {"days": EFFECT_DAYS})
+
+    async def compact(self) -> int:
+        """Merge the frames of ended runs, delete their steps, take out what is not to be kept.
+
+        Numbers and bodies of events stay as they are, but for redacted values. Return how many runs.
+        """
+        done = 0
+        while ids := await compact(self._control, self._redaction, COMPACT_BATCH):
+            done += len(ids)
+        return done
+
+    async def _end(self, due: TextClause, status: Status, error: dict[str, str]) -> list[str]:
+        told = {"status": status, "error": encode_json(error)}
+        told["told"] = encode_json([status_event(status, error)])
+        ended: list[str] = []
+        while True:
+            async with self._control.begin() as tx:
+                ids = list(await tx.scalars(due, {"batch": BATCH}))
+                if not ids:
+                    return ended
+                rows = (await tx.execute(_END, {"ids": ids, **told})).all()
+                await journalled(tx, self._record, rows)
+            ended += ids
+
+    async def _delete(self, statement: TextClause, given: dict[str, Any]) -> int:
+        deleted = 0
+        async with self._at_once.connect() as connection:
+            while True:
+                rows = (await connection.execute(statement, {"batch": BATCH, **given})).all()
+                deleted += len(rows)
+                if len(rows) < BATCH:
+                    return deleted
