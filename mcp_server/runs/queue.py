@@ -22,6 +22,8 @@ from mcp_server.runs.queue_statements import (
     finished_by,
     insertion,
     listing,
+    loading,
+    part_answered,
     twin_of,
 )
 from mcp_server.runs.record import ENDED, LIVE, Event, Outcome, Recorder, Run, Status, status_event
@@ -141,11 +143,18 @@ class RunQueue:
             await apply(tx, self._record, changed(runs.c.id == run, values=values, events=events))
             return True
 
-    async def answer(self, tenant: str, run: str, request_id: str | None, answer: Any) -> Answered:
+    async def answer(
+        self,
+        tenant: str,
+        run: str,
+        request_id: str | None,
+        answer: Any,
+        part: str | None = None,
+    ) -> Answered:
         """Give a waiting run its answer and queue it; None as `request_id` answers what is open.
 
         The first answer is the step's result for good; a later one for the same request is told
-        "answered".
+        "answered". So it is for each `part` of a request that has some: the run waits on until the last.
         """
         answer = clean(answer)
         async with self._control.begin() as tx:
@@ -156,6 +165,16 @@ class RunQueue:
             if asked is None or request_id not in {None, asked["id"]}:
                 before = await tx.scalar(answered_before(run, request_id))
                 return "answered" if before else "not_waiting"
+            known = asked.get("answers", {})
+            if part is not None:
+                if part not in asked.get("parts", {}) or part in known:
+                    return "answered" if part in known else "not_waiting"
+                if len(known) + 1 < len(asked["parts"]):
+                    await tx.execute(part_answered(run, asked, part, answer))
+                    return "ok"
+                answer = {part: answer}
+            if known:  # what was said first counts
+                answer = {**answer, **known}
             await tx.execute(finished_by(run, asked, answer))
             told: list[Event] = [
                 {"type": "input", "request": asked["id"], "answer": answer},
@@ -200,7 +219,7 @@ class RunQueue:
 
     async def load(self, tenant: str, run: str) -> Run | None:
         """Return a run, None if the tenant has no such run."""
-        found = await self._read(select(runs).where(runs.c.tenant == tenant, runs.c.id == run))
+        found = await self._read(loading(tenant, run))
         return found[0] if found else None
 
     async def page(

@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from mcp_server.runs.cleaning import clean, clean_input
 from mcp_server.runs.record import LIVE, Run, Status, status_event
-from mcp_server.runs.transition import FRAME
+from mcp_server.runs.transition import FRAME, changed
 from mcp_server.storage.sql.run_tables import run_events, run_steps, runs
 from mcp_server.storage.sql.schema import JsonText
 
@@ -61,6 +61,14 @@ def twin_of(run: Run) -> Select[*tuple[Any, ...]]:
     return query.where(or_(runs.c.id == run.id, same_key)).order_by((runs.c.id == run.id).desc())
 
 
+def loading(tenant: str, run: str) -> Select[*tuple[Any, ...]]:
+    """Build the query for one run, with the time of its newest event."""
+    newest = select(run_events.c.at).where(run_events.c.run == runs.c.id)
+    newest = newest.order_by(run_events.c.first_seq.desc()).limit(1).scalar_subquery()
+    query = select(*runs.c, newest.label("updated_at"))
+    return query.where(runs.c.tenant == tenant, runs.c.id == run)
+
+
 def listing(
     tenant: str,
     status: Status | None = None,
@@ -91,6 +99,15 @@ def finished_by(run: str, request: dict[str, Any], answer: Any) -> Insert:
     return stored.on_conflict_do_update(
         index_elements=["run", "step"], set_=done, where=run_steps.c.finished.is_(False)
     )
+
+
+def part_answered(
+    run: str, request: dict[str, Any], part: str, answer: Any
+) -> Select[*tuple[Any, ...]]:
+    """Build the statement that notes the answer to one part of a request that has others open."""
+    told = {"type": "input", "request": request["id"], "part": part, "answer": answer}
+    noted = request | {"answers": {**request.get("answers", {}), part: answer}}
+    return changed(runs.c.id == run, values={"request": noted}, events=[told])
 
 
 def answered_before(run: str, request_id: str | None) -> Select[bool]:

@@ -25,7 +25,8 @@ class Run:
     """One row; `grant` are the scopes that the run was started with.
 
     What a caller sets: the fields up to `ttl_seconds`. What the engine sets: the rest. `epoch` is the
-    lease that holds the run, None unless it is running.
+    lease that holds the run, None unless it is running. `updated_at`, the time of its newest event, is
+    there when one run is loaded.
     """
 
     id: str
@@ -62,6 +63,7 @@ class Run:
     started_at: datetime | None = None
     ended_at: datetime | None = None
     purge_at: datetime | None = None
+    updated_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -114,4 +114,5 @@ def run_of(row: RunRow) -> Run:
         started_at=row.started_at,
         ended_at=row.ended_at,
         purge_at=row.purge_at,
+        updated_at=getattr(row, "updated_at", None),
     )
