@@ -110,7 +110,7 @@ class ScheduleService(StandingRows[ScheduleItem]):
                 values = {
                     "name": name,
                     "timing": fixed.model_dump(mode="json"),
-                    "work": wanted.model_dump(mode="json"),
+                    "work": wanted.model_dump(),
                     "missed": policy,
                     "next_fire_at": following,
                 }

@@ -98,7 +98,8 @@ def parse_work(given: Mapping[str, Any]) -> Job:
         raise InvalidInput(
             f"{field}: {first['msg']}; the fields are {', '.join(kind.model_fields)}", param="work"
         ) from error
-    if len(encode_json(work.model_dump(mode="json"))) > MAX_WORK_BYTES:
+    # Not pydantic's own JSON: it would turn NaN into null.
+    if len(encode_json(work.model_dump())) > MAX_WORK_BYTES:
         raise InvalidInput(
             f"work: it is longer than the {MAX_WORK_BYTES} bytes of JSON allowed; store what is long "
             "as an object and give its key",

@@ -110,7 +110,7 @@ class TriggerService(StandingRows[TriggerItem]):
                     "name": name,
                     "condition": fixed.model_dump(mode="json"),
                     "debounce_seconds": debounce_seconds,
-                    "work": wanted.model_dump(mode="json"),
+                    "work": wanted.model_dump(),
                 }
                 if before is None or _begins_again(before, fixed.model_dump(mode="json")):
                     values |= _from_now()
