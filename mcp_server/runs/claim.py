@@ -13,7 +13,8 @@ from mcp_server.storage.sql.run_tables import runs
 # is the number of groups, not of runs. `picked` looks, without locking, at the first few of each group
 # and gives the slots out: to the tenant that has the least at work over all workers, then by rank.
 # `locked` takes as many of each group as were picked; what another worker holds just now is passed
-# over for the next one of the group. So no row is locked that is not started.
+# over for the next one of the group. So no row is locked that is not started. The arrays keep the
+# planner from reading the whole table when it has no statistics yet, or guesses what a limit lets through.
 CLAIM = text(
     """
     with recursive lease as materialized (
@@ -21,7 +22,7 @@ CLAIM = text(
         where epoch = :epoch and expires_at > '-infinity' for key share
     ), held as materialized (
         select tenant, count(*) as running, count(*) filter (where lease = :epoch) as mine
-        from runs where lease is not null group by tenant
+        from runs where lease = any(array(select epoch from run_leases)) group by tenant
     ), groups as (
         (select tenant, kind, priority from runs where status = 'queued'
             and exists (select from lease)
@@ -74,7 +75,7 @@ CLAIM = text(
     ), claimed as (
         update runs set status = 'running', lease = :epoch, attempt = attempt + 1,
             started_at = coalesce(started_at, clock_timestamp()), last_seq = last_seq + 1
-        from locked where runs.id = locked.id returning runs.*
+        where id = any(array(select id from locked)) returning runs.*
     ), frame as (
         insert into run_events (run, first_seq, last_seq, events)
         select id, last_seq, last_seq, '[{"type":"status","status":"running"'
