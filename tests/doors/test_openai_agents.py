@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import openai
@@ -14,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mcp_server.auth.principal import OWNER
 from mcp_server.operation import Operations
-from tests.doors.openai_door import API_KEY, Door, open_door, until
+from tests.doors.openai_door import API_KEY, Door, open_door
 
 
 @pytest.fixture(scope="module")
@@ -114,33 +112,3 @@ async def test_a_key_for_one_agent_runs_only_that(door: Door) -> None:
             await ask(client, "other")
         with pytest.raises(openai.PermissionDeniedError):
             await ask(client, model="default")
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_failing_run_is_told_as_an_error(
-    control: AsyncEngine, operations: Operations, tmp_path: Path, stream: bool
-) -> None:
-    script = tmp_path / "fail.yaml"
-    script.write_text("turns: [{error: {status: 503, message: out of order}}]")
-    async with open_door(control, operations, script=script) as door, connect(door) as client:
-        await door.agents.save(OWNER, "broken", instructions="")
-        with pytest.raises(openai.InternalServerError, match="out of order") as caught:
-            await ask(client, "broken", stream=stream)
-
-    assert caught.value.status_code == 503
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_client_that_leaves_cancels_the_run(
-    control: AsyncEngine, operations: Operations, tmp_path: Path, stream: bool
-) -> None:
-    script = tmp_path / "slow.yaml"
-    script.write_text("turns: [{text: late, delay_ms: 60000}]")
-    async with open_door(control, operations, script=script) as door:
-        await door.agents.save(OWNER, "slow", instructions="")
-        async with connect(door) as client:
-            asking = asyncio.create_task(ask(client, "slow", stream=stream))
-            await until(lambda: bool(door.model.requests))
-            asking.cancel()
-            await asyncio.gather(asking, return_exceptions=True)
-        await until(lambda: door.model.ends == ["CancelledError"])
