@@ -107,16 +107,18 @@ class EventLog:
             await self._arrived.wait()
             self._arrived.clear()
             self._urgent.clear()
-            while self._pending or self._steps:
-                if not await self._flush():
-                    return False
-            if self._closing:
+            if (self._pending or self._steps) and not await self._flush():
+                return False
+            if self._closing and not self._pending and not self._steps:
                 return True
             await self._pause()
             if self._pending or self._steps or self._closing:
                 self._arrived.set()
 
     async def _pause(self) -> None:
+        """Let a frame fill up, unless something must not wait."""
+        if self._steps or self._closing or len(self._pending) >= MOST_EVENTS:
+            return
         try:
             async with asyncio.timeout(FLUSH_SECONDS):
                 await self._urgent.wait()

@@ -69,6 +69,11 @@ class Worker:
         self._room = asyncio.Event()
         self._claiming: asyncio.Task[None] | None = None
 
+    @property
+    def held(self) -> frozenset[str]:
+        """The runs that this worker executes now."""
+        return frozenset(self.attempts)
+
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
         """Claim and execute while the context is open; then hand back what has not ended."""

@@ -54,7 +54,8 @@ async def test_a_wake_up_reaches_its_own_topic_here_at_once_and_elsewhere_soon(
         there.listening("runs") as others,
         there.listening("journal") as deaf,
     ):
-        own.clear(), others.clear(), deaf.clear()
+        for event in (own, others, deaf):
+            event.clear()
         here.send("runs")
         assert own.is_set()
         await woken(others)
@@ -102,3 +103,15 @@ async def test_sending_without_a_database_fails_nobody() -> None:
         with wake.listening("queue") as event:
             wake.send("queue")
             await woken(event)
+
+
+async def test_what_was_sent_just_before_the_end_reaches_the_others(
+    there: Wake, cluster: Cluster
+) -> None:
+    with there.listening("journal") as event:
+        async with open_wake(cluster.control_url) as brief:
+            await meet(brief, there)
+            event.clear()
+            brief.send("runs")
+            brief.send("journal")
+        await woken(event)

@@ -24,6 +24,8 @@ COALESCE_SECONDS = 0.02
 PING_SECONDS = 10.0
 ANSWER_SECONDS = 5.0
 MOST_BACKOFF_SECONDS = 5.0
+# A process that ends may have told nobody yet what it leaves to do.
+FLUSH_SECONDS = 0.5
 
 
 class Wake:
@@ -37,6 +39,8 @@ class Wake:
         self._waiting: dict[Topic, set[asyncio.Event]] = {topic: set() for topic in TOPICS}
         self._due: set[Topic] = set()
         self._asked = asyncio.Event()
+        self._sent = asyncio.Event()
+        self._sent.set()
 
     def send(self, topic: Topic) -> None:
         """Wake the listeners of a topic: those of this process at once, others within 20 ms.
@@ -45,7 +49,16 @@ class Wake:
         """
         self._wake(topic)
         self._due.add(topic)
+        self._sent.clear()
         self._asked.set()
+
+    async def flush(self) -> None:
+        """Return when other processes were told of everything, or a moment later if they cannot be."""
+        try:
+            async with asyncio.timeout(FLUSH_SECONDS):
+                await self._sent.wait()
+        except TimeoutError:
+            return
 
     @contextmanager
     def listening(self, topic: Topic) -> Generator[asyncio.Event]:
@@ -114,6 +127,8 @@ class Wake:
                 self._due |= due
                 self._asked.set()
                 raise
+            if not self._due:
+                self._sent.set()
             await asyncio.sleep(COALESCE_SECONDS)
 
 
@@ -125,6 +140,7 @@ async def open_wake(control_url: str) -> AsyncGenerator[Wake]:
     try:
         yield wake
     finally:
+        await wake.flush()
         keeper.cancel()
         await asyncio.gather(keeper, return_exceptions=True)
 
