@@ -46,6 +46,7 @@ class Rows:
     control: AsyncEngine
     tenant: str
     kind: str = field(default_factory=lambda: f"tool/{new_run_id()}")
+    taken: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.queue = RunQueue(self.control, record)
@@ -70,7 +71,8 @@ class Rows:
         return (await self.queue.create(self.run(**fields)))[0]
 
     async def take(self, slots: int = 8) -> int:
-        return await self.leases.take("tester", slots)
+        self.taken.append(await self.leases.take("tester", slots))
+        return self.taken[-1]
 
     async def claim(self, epoch: int, slots: int = 8, share: int = 1000) -> list[Run]:
         return await self.queue.claim(epoch, [self.kind], slots, share)
@@ -92,7 +94,7 @@ class Rows:
     async def in_status(self, status: Any, **fields: Any) -> Run:
         """Return a run in any status."""
         if status == "queued":
-            return await self.create(**fields)
+            return await self.load(await self.create(**fields))
         if status == "input_required":
             return await self.waiting(**fields)
         run, epoch = await self.running(**fields)
