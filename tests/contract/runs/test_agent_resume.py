@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from inspect import iscoroutinefunction
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -18,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mcp_server.agents.loop import ToolOutcome
 from mcp_server.auth.principal import Principal
+from mcp_server.errors import InvalidInput
 from mcp_server.llm import ChatRequest, Chunk, Model
 from mcp_server.llm.script_file import load_turns
 from mcp_server.llm.scripted import ScriptedModel
@@ -102,6 +104,8 @@ class GatedModel(ScriptedModel):
 class Books:
     """A toolbox with one tool that inserts a row and one that writes a key; both heed the call's key."""
 
+    unrepeatable: frozenset[str] = frozenset()
+
     def __init__(self, sql: SqlService, kv: KvService, principal: Principal) -> None:
         self.sql, self.kv, self.principal = sql, kv, principal
 
@@ -121,8 +125,7 @@ class Books:
         return ToolOutcome("counted")
 
     def repeatable(self, name: str) -> bool:
-        del name
-        return True
+        return name not in self.unrepeatable
 
 
 class Cell:
@@ -187,12 +190,16 @@ async def cell(
         yield Cell(control, operations, sql, runs)
 
 
-@pytest.fixture(autouse=True)
-async def agent(operations: Operations, control: AsyncEngine, principal: Principal) -> None:
-    async def none(_: Principal) -> list[Any]:
-        return [type("Tool", (), {"name": name}) for name in ("note", "count")]
+@pytest.fixture
+async def agents(operations: Operations, control: AsyncEngine) -> AgentService:
+    async def both(_: Principal) -> list[Any]:
+        return [SimpleNamespace(name=name) for name in ("note", "count")]
 
-    agents = AgentService(operations, control, models=ScriptedModel().models, tools=none)
+    return AgentService(operations, control, models=ScriptedModel().models, tools=both)
+
+
+@pytest.fixture(autouse=True)
+async def clerk(agents: AgentService, principal: Principal) -> None:
     await agents.save(principal, "clerk", instructions="", tools=["note", "count"])
 
 
@@ -244,3 +251,80 @@ async def settled(condition: Callable[[], bool], seconds: float = 1.0) -> None:
     until = clock() + seconds
     while not condition() and clock() < until:
         await asyncio.sleep(0.02)
+
+
+async def waiting(cell: Cell, principal: Principal, run: str) -> dict[str, Any]:
+    """Return what the run asks, once it asks."""
+    with anyio.fail_after(10):
+        while True:
+            item = await cell.runs.get(principal, run)
+            if item["status"] == "input_required":
+                assert item["request"] is not None
+                return dict(item["request"])
+            await asyncio.sleep(0.02)
+
+
+async def test_a_call_waits_for_a_persons_approval_without_a_worker(
+    cell: Cell, agents: AgentService, principal: Principal
+) -> None:
+    both = ["note", "count"]
+    await agents.save(principal, "asks", instructions="", tools=both, approve=["note"])
+    async with cell.worker(Gate(), TURNS):
+        run = (await cell.runs.start(principal, "asks", "go"))["run"]
+        first = await waiting(cell, principal, run)
+    assert await effects_of(cell, principal) == {}
+    assert (first["kind"], first["message"]) == (
+        *("approval", 'May the agent call note with {"text": "one"}?'),
+    )
+    with pytest.raises(InvalidInput):
+        await cell.runs.input(principal, run, {"approved": "maybe"})
+    await cell.runs.input(principal, run, {"approved": True})
+    async with cell.worker(Gate(), TURNS):
+        second = await waiting(cell, principal, run)
+        assert second["id"] != first["id"]
+        await cell.runs.input(principal, run, {"approved": False, "reason": "one is enough"})
+        events = await ended(cell.runs, principal, run)
+    told = [event["text"] for event in events if event["type"] == "tool_finished"]
+    refused = "forbidden: the call was refused: one is enough"
+    assert told == ["noted", "counted", "counted", refused]
+    assert sorted(key[0] for key in await effects_of(cell, principal)) == ["kv", "kv", "sql"]
+
+
+@pytest.mark.parametrize("unsure", ["fail", "retry"])
+async def test_an_interrupted_call_that_cannot_be_repeated_ends_by_the_agents_policy(
+    cell: Cell,
+    agents: AgentService,
+    principal: Principal,
+    unsure: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    both = ["note", "count"]
+    await agents.save(principal, "sends", instructions="", tools=both, unsure=unsure)
+    monkeypatch.setattr(Books, "unrepeatable", frozenset({"note"}))
+    reached = asyncio.Event()
+    call = Books.call
+
+    async def never_back(self: Books, name: str, arguments: dict[str, Any], **key: Any) -> Any:
+        if name == "note" and not reached.is_set():
+            reached.set()
+            gate.left = -1
+            await gate()
+        return await call(self, name, arguments, **key)
+
+    monkeypatch.setattr(Books, "call", never_back)
+    gate = Gate()
+    async with cell.worker(gate, TURNS):
+        run = (await cell.runs.start(principal, "sends", "go"))["run"]
+        with anyio.fail_after(10):
+            await gate.stopped.wait()
+        async with cell.worker(Gate(), TURNS):
+            await ended(cell.runs, principal, run)
+    item = await cell.runs.get(principal, run)
+    if unsure == "retry":
+        assert (item["status"], item["attempt"]) == ("completed", 2)
+        assert len(await effects_of(cell, principal)) == CALLS
+    else:
+        assert item["error"] is not None
+        assert (item["status"], item["error"]["code"]) == ("failed", "unsure")
+        assert "tool note: step call/1 had begun" in item["error"]["message"]
+        assert await effects_of(cell, principal) == {}
