@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -9,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
-from mcp_server.errors import AppError, NotFound
+from mcp_server.errors import AppError, NotFound, Unavailable
 
 Door = Literal["mcp", "openai", "plain"]
 Renderer = Callable[[AppError, Scope], Response]
@@ -23,6 +24,29 @@ class BodyTooLarge(AppError):
 
     code = "invalid_input"
     status = 413
+
+
+class Busy(Unavailable):
+    """The server holds as much as it may; `retry_after` is in seconds."""
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Stalled(AppError):
+    """The request's body came to a stop in the middle."""
+
+    code = "timeout"
+    status = 408
+    retryable = True
+
+
+class ClientLeft(AppError):
+    """Nobody is there to answer; the status is nginx's for it, and only counted."""
+
+    code = "cancelled"
+    status = 499
 
 
 class MethodNotAllowed(AppError):
@@ -64,5 +88,7 @@ async def render_unknown_path(request: Request, _: Exception) -> Response:
 def _headers(error: AppError) -> dict[str, str] | None:
     if isinstance(error, MethodNotAllowed):
         return {"Allow": error.allow}
+    if isinstance(error, Busy):
+        return {"Retry-After": str(math.ceil(error.retry_after))}
     # RFC 9110: whoever is sent away for want of a key is told the scheme.
     return {"WWW-Authenticate": 'Bearer realm="isthmus"'} if error.status == 401 else None

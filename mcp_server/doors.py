@@ -13,34 +13,47 @@ from mcp.server.auth.provider import AccessToken
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from mcp_server.auth.keys import CACHE_SECONDS, KeyService
 from mcp_server.auth.principal import OWNER, Principal, acting_as
 from mcp_server.door_errors import (
-    BodyTooLarge,
     Door,
     MethodNotAllowed,
     Renderer,
     render_mcp,
     render_plain,
 )
-from mcp_server.errors import AppError, ConfigurationError, Unauthenticated, Unavailable
+from mcp_server.errors import (
+    AppError,
+    ConfigurationError,
+    InvalidInput,
+    Unauthenticated,
+    Unavailable,
+)
 from mcp_server.live_request import Answer, LiveRequest
+from mcp_server.loopback import is_local
 from mcp_server.operation import DISCONNECTED
 from mcp_server.policy import Verb
+from mcp_server.request_body import BodyRoom, declared_length
 
 logger = logging.getLogger(__name__)
 
 _DEAD = Unauthenticated("the key was revoked or has expired while the request ran")
 _STOPPING = Unavailable("the server is stopping; try again")
 
+_DOOR = "isthmus.door"
+
+# Who sends a request without a key to a route that needs none.
+NOBODY = Principal("", "nobody", frozenset())
+
 
 class DeclaredRoute(Route):
     """A route that says what it is: `verb` for policy, `door` for the form of its errors.
 
-    `public` routes take no key. `streams` marks answers without an end of their own, which a shutdown
-    closes first.
+    `public` routes take no key, though some know the caller by one (`recognises`); `local` routes take
+    none from this machine. `streams` marks answers without an
+    end of their own, which a shutdown closes first; such requests have no body.
     """
 
     def __init__(
@@ -52,6 +65,8 @@ class DeclaredRoute(Route):
         verb: Verb,
         door: Door,
         public: bool = False,
+        recognises: bool = False,
+        local: bool = False,
         streams: bool = False,
         egress: bool = False,
         labels: tuple[str, ...] = (),
@@ -60,6 +75,8 @@ class DeclaredRoute(Route):
         self.verb: Verb = verb
         self.door: Door = door
         self.public = public
+        self.recognises = recognises
+        self.local = local
         self.streams = streams
         self.egress = egress
         self.labels = labels
@@ -73,12 +90,18 @@ class DeclaredRoute(Route):
         if gate is None:
             raise RuntimeError("a route is served before Gate.bind took charge of it")
         answer = Answer(send)
+        scope[_DOOR] = self.door
         try:
-            principal = OWNER if self.public else await gate.admit(scope)
+            principal = await self._principal(scope, gate)
             self._check_method(scope["method"], gate)
-            limited = gate.limit_body(scope, receive)
-            with acting_as(principal), gate.track(principal, streams=self.streams) as live:
-                await super().handle(scope, live.receiving(limited), answer.send)
+            if self.streams and declared_length(scope):
+                raise InvalidInput("this request opens a stream and takes no body; leave it out")
+            with (
+                gate.bodies.receiving(_caller(principal), scope, receive) as counted,
+                acting_as(principal),
+                gate.track(principal, streams=self.streams) as live,
+            ):
+                await super().handle(scope, live.receiving(counted), answer.send)
             if live.cut_by is not None:
                 raise live.cut_by
         except AppError as error:
@@ -87,19 +110,43 @@ class DeclaredRoute(Route):
             else:
                 await gate.render(self.door, error, scope)(scope, receive, send)
 
+    async def _principal(self, scope: Scope, gate: Gate) -> Principal:
+        if self.local and gate.trusts_loopback and is_local(scope):
+            return OWNER
+        if not self.public:
+            return await gate.admit(scope)
+        return await gate.recognise(scope) if self.recognises else OWNER
+
     def _check_method(self, method: str, gate: Gate) -> None:
         if self.methods and method not in self.methods:
             allow = gate.methods_at(self.path)
             raise MethodNotAllowed(f"{method} is not served at {self.path}: {allow}", allow=allow)
 
 
+def door_of(scope: Scope) -> str:
+    """Return the door of the route that serves a request, `none` if no route does."""
+    return scope.get(_DOOR, "none")
+
+
+def _caller(principal: Principal) -> str:
+    return principal.key_id or f"{principal.tenant}/{principal.subject}"
+
+
 class Gate:
     """Admits requests by their key, and cuts those whose key dies while they run."""
 
-    def __init__(self, keys: KeyService, *, auth: bool, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        keys: KeyService,
+        *,
+        auth: bool,
+        max_body_bytes: int,
+        trusts_loopback: bool = True,
+    ) -> None:
         self._keys = keys
         self._auth = auth
-        self._max_body_bytes = max_body_bytes
+        self.bodies = BodyRoom(max_body_bytes)
+        self.trusts_loopback = trusts_loopback
         self._live: dict[str, set[LiveRequest]] = {}
         self._all: set[LiveRequest] = set()
         self.routes: list[DeclaredRoute] = []
@@ -140,6 +187,13 @@ class Gate:
         scope["user"] = AuthenticatedUser(token)
         return principal
 
+    async def recognise(self, scope: Scope) -> Principal:
+        """Return who sends a request that takes no key, `NOBODY` unless a good one says so."""
+        try:
+            return await self._principal(scope)
+        except (Unauthenticated, Unavailable):
+            return NOBODY
+
     async def _principal(self, scope: Scope) -> Principal:
         if not self._auth:
             return OWNER
@@ -154,29 +208,6 @@ class Gate:
         except (SQLAlchemyError, *DISCONNECTED) as error:
             logger.warning("keys: the control database does not answer (%s)", error)
             raise Unavailable("no key can be checked at the moment; try again") from error
-
-    def limit_body(self, scope: Scope, receive: Receive) -> Receive:
-        """Return a `receive` that ends a body over the limit.
-
-        Raises:
-            BodyTooLarge: the declared length is over it already.
-        """
-        most = self._max_body_bytes
-        too_large = BodyTooLarge(f"the body is over {most} bytes (ISTHMUS_MAX_BODY_BYTES)")
-        for name, value in scope["headers"]:
-            if name == b"content-length" and value.isdigit() and int(value) > most:
-                raise too_large
-        read = 0
-
-        async def limited() -> Message:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > most:
-                raise too_large
-            return message
-
-        return limited
 
     @contextmanager
     def track(self, principal: Principal, *, streams: bool) -> Generator[LiveRequest]:

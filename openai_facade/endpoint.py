@@ -25,17 +25,17 @@ _log = logging.getLogger("isthmus.openai")
 class Endpoint:
     """An ASGI application; Starlette's Request and Response would cost as much as all our own work."""
 
-    def __init__(self, handler: Handler, ping_seconds: float) -> None:
+    def __init__(self, handler: Handler, facade: Facade) -> None:
         self._handler = handler
-        self._ping_seconds = ping_seconds
+        self._facade = facade
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        exchange = Exchange(scope, receive, send, ping_seconds=self._ping_seconds)
+        exchange = Exchange(scope, receive, send, ping_seconds=self._facade.ping_seconds)
         try:
             await self._handler(exchange)
         except AppError as error:
-            await exchange.fail(error)
+            await exchange.fail(await self._counted(exchange, error))
         except ClientGone:
             return
         except asyncio.CancelledError:
@@ -47,6 +47,14 @@ class Endpoint:
             _log.exception("%s failed", exchange.id)
             await exchange.fail_unforeseen()
 
+    async def _counted(self, exchange: Exchange, error: AppError) -> AppError:
+        """Return what to answer: requests that fail before they are understood use up the rate too."""
+        try:
+            await self._facade.count(exchange)
+        except AppError as refusal:
+            return refusal
+        return error
+
 
 _CUT = Unavailable("the request was cut: its key was revoked or the server is stopping")
 
@@ -57,7 +65,7 @@ def declare(
     """Make a route under /v1 that needs a key."""
     return DeclaredRoute(
         path,
-        Endpoint(handler, facade.ping_seconds),
+        Endpoint(handler, facade),
         methods=methods,
         verb=verb,
         door="openai",

@@ -9,6 +9,7 @@ import orjson
 from starlette.responses import Response
 from starlette.types import Scope
 
+from mcp_server.door_errors import Busy
 from mcp_server.errors import AppError, LimitExceeded, Unauthenticated
 from mcp_server.llm import UpstreamError
 from openai_facade.identity import response_headers
@@ -93,7 +94,7 @@ def headers_of(error: AppError) -> list[Header]:
         return [(b"allow", error.allow.encode("latin-1"))]
     if isinstance(error, Unauthenticated):
         return [(b"www-authenticate", b'Bearer realm="isthmus"')]
-    if not isinstance(error, LimitExceeded | UpstreamError):
+    if not isinstance(error, LimitExceeded | UpstreamError | Busy):
         return []
     if error.retry_after is not None:
         seconds = max(1, math.ceil(error.retry_after))

@@ -37,6 +37,8 @@ class Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send, *, ping_seconds: float) -> None:
         self.scope = scope
         self.id = request_id(scope)
+        # Whether it was counted against the caller's rate.
+        self.counted = False
         self._extra_headers: list[Header] = []
         self._receive = receive
         self._send = send

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mcp_server.agents.events import LoopLimits
-from mcp_server.auth.principal import Principal
+from mcp_server.auth.principal import Principal, current_principal
+from mcp_server.doors import NOBODY
+from mcp_server.policy import Verb
 
 if TYPE_CHECKING:
     from mcp_server.bus import Bus
     from mcp_server.ingest.embed import Embedder
     from mcp_server.llm.router import Router
-    from mcp_server.operation import Operations
+    from mcp_server.operation import Operation, Operations
     from mcp_server.services import Services
+    from openai_facade.exchange import Exchange
 
 AGENT_PREFIX = "agent/"
 """A model id that begins so is an agent."""
@@ -45,6 +49,24 @@ class Facade:
     limits: LoopLimits = field(default_factory=LoopLimits)
     ping_seconds: float = PING_SECONDS
     created: int = field(default_factory=lambda: int(time.time()))
+
+    def operation(
+        self, exchange: Exchange, verb: Verb, uri: str
+    ) -> AbstractAsyncContextManager[Operation]:
+        """Open the operation that a request is; it counts against the caller's rate."""
+        exchange.counted = True
+        return self.operations(current_principal(), verb, uri, metered=True)
+
+    async def count(self, exchange: Exchange) -> None:
+        """Count a request that was refused before it came to an operation.
+
+        Raises:
+            LimitExceeded: the caller's rate is used up.
+        """
+        principal = current_principal()
+        if not exchange.counted and principal is not NOBODY:
+            exchange.counted = True
+            await self.operations.meter(principal)
 
 
 def servers_for_models(models: Iterable[str], label: str) -> DefaultServers:

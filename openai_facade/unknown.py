@@ -19,11 +19,12 @@ def unknown_routes(known: Sequence[DeclaredRoute], facade: Facade) -> list[Decla
     return [
         DeclaredRoute(
             path,
-            Endpoint(handler, facade.ping_seconds),
+            Endpoint(handler, facade),
             methods=(),  # none named: all
             verb="read",
             door="openai",
             public=True,
+            recognises=True,
         )
         for path in ("/v1", "/v1/{path:path}")
     ]

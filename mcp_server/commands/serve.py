@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import signal
 import socket
@@ -16,6 +15,7 @@ from sse_starlette.sse import AppStatus
 from mcp_server.app import HttpApp, Role, Runtime, open_http, open_runtime
 from mcp_server.auth.keys import KeyService
 from mcp_server.errors import ConfigurationError
+from mcp_server.loopback import is_loopback
 from mcp_server.settings import Settings
 from mcp_server.telemetry import configure_logging
 from mcp_server.transports.bounded_head import BoundedHeadProtocol
@@ -40,7 +40,7 @@ async def serve(settings: Settings, role: Role) -> int:
         raise ConfigurationError(
             "--role openai: this version serves both faces in one process; use all or mcp"
         )
-    local = _is_loopback(settings.host)
+    local = is_loopback(settings.host)
     if not local and settings.auth == "off":
         raise ConfigurationError(
             f"ISTHMUS_AUTH=off with --host {settings.host}: anybody on the network would own the data; "
@@ -127,15 +127,6 @@ def _listen(host: str, port: int) -> socket.socket:
             f"ISTHMUS_HOST={host} ISTHMUS_PORT={port}: cannot listen there ({reason}); "
             "stop what holds it, or choose another with --port (0 finds a free one)"
         ) from error
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _url(host: str, port: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 from collections.abc import Iterable
 from urllib.parse import urlsplit
@@ -11,10 +10,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_server.door_errors import Renderer, render_plain
 from mcp_server.errors import AppError, Forbidden
+from mcp_server.loopback import LOOPBACK_NAMES, host_name, is_address, is_loopback
 
 logger = logging.getLogger(__name__)
-
-LOOPBACK_NAMES = frozenset({"localhost", "localhost.localdomain"})
 
 
 class UnknownHost(AppError):
@@ -40,7 +38,7 @@ class HostGuard:
     ) -> None:
         self._app = app
         self._render = render
-        self._hosts = LOOPBACK_NAMES | {_name(item) for item in hosts}
+        self._hosts = LOOPBACK_NAMES | {host_name(item) for item in hosts}
         self._origins = {item.rstrip("/").lower() for item in origins}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,7 +56,7 @@ class HostGuard:
 
     def _refusal(self, headers: list[tuple[bytes, bytes]]) -> AppError | None:
         hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
-        if len(hosts) != 1 or not self._known(_name(hosts[0])):
+        if len(hosts) != 1 or not self._known(host_name(hosts[0])):
             shown = ", ".join(hosts)[:100]
             return UnknownHost(f"host {shown!r} is not served here; set ISTHMUS_ALLOWED_HOSTS")
         for name, value in headers:
@@ -70,7 +68,7 @@ class HostGuard:
         return None
 
     def _known(self, name: str) -> bool:
-        return name in self._hosts or _is_address(name)
+        return name in self._hosts or is_address(name)
 
     def _own_origin(self, origin: str, host: str) -> bool:
         if origin in self._origins:
@@ -83,28 +81,4 @@ class HostGuard:
         if parts.scheme not in {"http", "https"}:
             return False
         # The page that this very server handed out, or one on this machine.
-        return parts.netloc == host.lower() or name in LOOPBACK_NAMES or _is_loopback(name)
-
-
-def _name(host: str) -> str:
-    """Return the host of `host[:port]`, in lower case; an empty name if it is malformed."""
-    try:
-        parts = urlsplit(f"//{host}")
-        _ = parts.port
-    except ValueError:
-        return ""
-    if parts.path or parts.query or parts.fragment or parts.username is not None:
-        return ""
-    return (parts.hostname or "").rstrip(".")
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_loopback(name: str) -> bool:
-    return _is_address(name) and ipaddress.ip_address(name).is_loopback
+        return parts.netloc == host.lower() or is_loopback(name)

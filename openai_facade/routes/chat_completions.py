@@ -37,7 +37,7 @@ async def _create(facade: Facade, exchange: Exchange) -> None:
     uri = f"agent://{model_id.removeprefix(AGENT_PREFIX)}" if agent else f"model://{model_id}"
     async with (
         exchange.while_connected(),
-        facade.operations(principal, "run", uri, metered=True),
+        facade.operation(exchange, "run", uri),
     ):
         if agent:
             await answer_as_agent(facade, exchange, principal, body)

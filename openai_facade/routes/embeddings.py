@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from mcp_server.auth.principal import current_principal
 from mcp_server.doors import DeclaredRoute
 from mcp_server.errors import NotFound
 from mcp_server.llm.router import DEFAULT
@@ -33,10 +32,9 @@ def routes(facade: Facade) -> list[DeclaredRoute]:
 
 async def _create(facade: Facade, exchange: Exchange) -> None:
     request = check_embeddings(await exchange.read_object())
-    principal = current_principal()
     async with (
         exchange.while_connected(),
-        facade.operations(principal, "run", f"model://{request.model}", metered=True),
+        facade.operation(exchange, "run", f"model://{request.model}"),
     ):
         _require_model(request, facade.embedder)
         _require_dimensions(request, facade.embedder.dimensions)

@@ -26,13 +26,13 @@ def routes(facade: Facade) -> list[DeclaredRoute]:
 
     async def list_models(exchange: Exchange) -> None:
         principal = current_principal()
-        async with facade.operations(principal, "read", policy.Listing("model://"), metered=True):
+        async with facade.operation(exchange, "read", policy.Listing("model://")):
             found = await _models(facade, principal) + await _agents(facade, principal)
         await exchange.answer(orjson.dumps(model_list(found)))
 
     async def retrieve(exchange: Exchange) -> None:
         principal, model_id = current_principal(), exchange.scope["path_params"]["model"]
-        async with facade.operations(principal, "read", f"model://{model_id}", metered=True):
+        async with facade.operation(exchange, "read", f"model://{model_id}"):
             found = await _model(facade, principal, model_id)
         await exchange.answer(orjson.dumps(found))
 

@@ -167,6 +167,40 @@ async def test_each_request_under_v1_counts_once(
     assert is_limited(refused.message)
 
 
+BAD: dict[str, tuple[str, str, bytes | None, int]] = {
+    "no JSON": ("POST", "/v1/chat/completions", b"{", 400),
+    "no model": ("POST", "/v1/chat/completions", b"{}", 400),
+    "no input": ("POST", "/v1/embeddings", b'{"model": "default"}', 400),
+    "no such path": ("GET", "/v1/none", None, 404),
+    "no such model": ("GET", "/v1/models/none", None, 404),
+    "another method": ("DELETE", "/v1/models", None, 405),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+async def test_a_request_under_v1_that_is_refused_counts_too(
+    live: Live, http: aiohttp.ClientSession, key: str, case: str
+) -> None:
+    method, path, body, status = BAD[case]
+    headers = {**raw.bearer(key), "Content-Type": "application/json"}
+    for _ in range(RATE):
+        answer = await raw.send(http, method, live.url + path, data=body, headers=headers)
+        assert answer.status == status, answer
+    check_429(await raw.send(http, method, live.url + path, data=body, headers=headers))
+    check_429(await raw.send(http, "GET", f"{live.url}/v1/models", headers=raw.bearer(key)))
+
+
+async def test_an_unknown_path_without_a_good_key_is_unknown_and_counts_for_nobody(
+    live: Live, http: aiohttp.ClientSession, key: str
+) -> None:
+    for headers in ({}, raw.bearer("sk-isth-wrong"), {"Authorization": "Basic x"}):
+        for _ in range(RATE + 1):
+            answer = await raw.send(http, "GET", f"{live.url}/v1/none", headers=headers)
+            assert answer.status == 404
+    answer = await raw.send(http, "GET", f"{live.url}/v1/models", headers=raw.bearer(key))
+    assert answer.status == 200
+
+
 async def test_the_openai_sdk_sees_a_rate_limit(live: Live, key: str) -> None:
     async with AsyncOpenAI(base_url=f"{live.url}/v1", api_key=key, max_retries=0) as client:
         for _ in range(RATE):
