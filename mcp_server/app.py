@@ -25,16 +25,22 @@ from mcp_server.handshake import add_handshake_methods
 from mcp_server.limits import Limits
 from mcp_server.operation import Operations
 from mcp_server.plugins import load_plugins, set_up
+from mcp_server.runs.context import Work
+from mcp_server.runs.stores import Stores
+from mcp_server.runs.worker import Worker, open_worker
 from mcp_server.secret import derive, server_secret
 from mcp_server.server import IsthmusServer
 from mcp_server.services import Services
+from mcp_server.services.agent_work import AgentWork
 from mcp_server.services.agents import AgentService
 from mcp_server.services.changes import ChangeService
 from mcp_server.services.kv import KvService
 from mcp_server.services.models import ModelService
 from mcp_server.services.objects import ObjectService, collecting
-from mcp_server.services.runs import open_runs
+from mcp_server.services.run_engine import open_runs, run_stores
+from mcp_server.services.run_results import TOOL_KIND
 from mcp_server.services.sql import SqlService
+from mcp_server.services.tool_work import ToolWork
 from mcp_server.services.vectors import VectorService
 from mcp_server.settings import Settings
 from mcp_server.toolbox import BusToolbox
@@ -45,6 +51,8 @@ from mcp_server.updates import Updates, serve_listening
 logger = logging.getLogger(__name__)
 
 Role = Literal["all", "mcp", "openai"]
+
+FRAMES_AT_ONCE = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +66,17 @@ class Runtime:
     server: IsthmusServer
     bus: Bus
     updates: Updates
+    stores: Stores
+    worker: Worker | None
 
 
 @asynccontextmanager
-async def open_runtime(settings: Settings) -> AsyncGenerator[Runtime]:
+async def open_runtime(
+    settings: Settings, *, concurrency: int | None = None
+) -> AsyncGenerator[Runtime]:
     """Open the engines once, whatever doors are opened on them, and close them in reverse order.
+
+    `concurrency` is how many runs its worker executes at once, 0 for none; the settings say otherwise.
 
     Raises:
         ConfigurationError: a setting does not fit, or an engine does not open.
@@ -80,7 +94,7 @@ async def open_runtime(settings: Settings) -> AsyncGenerator[Runtime]:
         await stack.enter_async_context(audit.writing(control))
         await stack.enter_async_context(journal.keeping_partitions(control))
         keys = KeyService(control, settings.api_key)
-        operations = Operations(limits, audit, keys.rate_of)
+        operations = Operations(limits, audit, keys.rate_of, lambda: engines.wake.send("journal"))
         # The bus stands above the services, and runs call tools through it: it is bound below.
         late: list[Bus] = []
 
@@ -89,14 +103,9 @@ async def open_runtime(settings: Settings) -> AsyncGenerator[Runtime]:
 
         objects = ObjectService(operations, control, engines.blobs)
         await stack.enter_async_context(collecting(control, engines.blobs))
+        stores = run_stores(engines.runs, engines.heartbeat, settings.run_redact)
         runs = await stack.enter_async_context(
-            open_runs(
-                operations,
-                control,
-                model_for=engines.router.resolve,
-                toolbox_for=lambda principal, tools: BusToolbox(late[0], principal, tools),
-                scopes_now=keys.scopes_now,
-            )
+            open_runs(operations, control, stores, engines.wake, settings.run_ttl_days.seconds)
         )
         services = Services(
             agents=AgentService(
@@ -120,8 +129,15 @@ async def open_runtime(settings: Settings) -> AsyncGenerator[Runtime]:
         add_completions(server, plugins.completions)
         await set_up(plugins, server)
         await server.refuse_undeclared_tools()
-        await stack.enter_async_context(updates.following(control))
+        await stack.enter_async_context(
+            updates.following(control, engines.wake, runs.following)
+        )
         late.append(Bus(server))
+        slots = settings.run_concurrency if concurrency is None else concurrency
+        works = _works(engines, keys, stores, server, late[0])
+        worker = slots and await stack.enter_async_context(
+            open_worker(stores, works, engines.wake, concurrency=slots)
+        )
         yield Runtime(
             settings=settings,
             engines=engines,
@@ -130,7 +146,29 @@ async def open_runtime(settings: Settings) -> AsyncGenerator[Runtime]:
             server=server,
             bus=late[0],
             updates=updates,
+            stores=stores,
+            worker=worker or None,
         )
+
+
+def _works(
+    engines: Engines, keys: KeyService, stores: Stores, server: IsthmusServer, bus: Bus
+) -> dict[str, Work]:
+    """Return what each kind of run does."""
+    works: dict[str, Work] = {
+        f"{TOOL_KIND}{tool.name}": ToolWork(
+            tool.name, tool.idempotent, tool.retry_unsure, bus.work, keys.scopes_now
+        )
+        for tool in server.declared_tools.values()
+        if tool.long
+    }
+    works["agent"] = AgentWork(
+        model_for=engines.router.resolve,
+        toolbox_for=lambda principal, tools: BusToolbox(bus, principal, tools),
+        scopes_now=keys.scopes_now,
+        events_of=lambda run, after: stores.events.read(run, after, FRAMES_AT_ONCE),
+    )
+    return works
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,8 +34,10 @@ from mcp_server.errors import (
     Timeout,
     Unavailable,
 )
+from mcp_server.invocation import Invocation, invoking
 from mcp_server.policy import Verb
-from mcp_server.server import Invocation, IsthmusServer, invoking
+from mcp_server.runs.context import RunContext
+from mcp_server.server import IsthmusServer
 from mcp_server.tool import DeclaredTool
 
 ProgressFn = Callable[[float, float | None, str | None], Awaitable[None]]
@@ -103,12 +105,31 @@ class Bus:
             NotFound: there is no such tool. LimitExceeded: the caller's rate is used up.
         """
         params = {"name": tool, "arguments": arguments}
-        result = await self._request(principal, "tools/call", params, key, deadline, progress)
+        invocation = Invocation(key, deadline, metered=False)
+        result = await self._request(principal, "tools/call", params, invocation, progress)
         content: list[dict[str, Any]] = result.get("content", [])
         text = "\n".join(item["text"] for item in content if item.get("type") == "text")
         return ToolResult(
             text, result.get("structuredContent"), bool(result.get("isError")), content
         )
+
+    async def work(
+        self,
+        principal: Principal,
+        tool: str,
+        arguments: dict[str, Any],
+        *,
+        key: str,
+        run: RunContext,
+    ) -> dict[str, Any]:
+        """Call a long tool as the work of its own run, and return its result as the protocol has it.
+
+        Raises:
+            AppError: there is no such tool, or it failed as a request.
+        """
+        params = {"name": tool, "arguments": arguments}
+        invocation = Invocation(key, metered=False, run=run)
+        return await self._request(principal, "tools/call", params, invocation)
 
     async def list_tools(self, principal: Principal) -> list[ToolSpec]:
         """Return the tools that `principal` may call, in the order of their names."""
@@ -120,7 +141,8 @@ class Bus:
 
     def is_repeatable(self, tool: str) -> bool:
         """Tell whether two calls of a tool with one key take effect once; one not there has no effect."""
-        return not any(spec.egress for spec, _ in self._specs if spec.name == tool)
+        declared = self._server.declared_tools.get(tool)
+        return declared is None or (declared.idempotent and not declared.egress)
 
     async def read(self, principal: Principal, uri: str) -> list[ResourceContent]:
         """Read a resource.
@@ -128,7 +150,8 @@ class Bus:
         Raises:
             NotFound: there is no such resource. Forbidden: `principal` may not read it.
         """
-        result = await self._request(principal, "resources/read", {"uri": uri})
+        invocation = Invocation(metered=False)
+        result = await self._request(principal, "resources/read", {"uri": uri}, invocation)
         return [
             ResourceContent(
                 item["uri"], item.get("mimeType", "text/plain"), item.get("text"), item.get("blob")
@@ -141,15 +164,14 @@ class Bus:
         principal: Principal,
         method: str,
         params: dict[str, Any],
-        key: str | None = None,
-        deadline: float | None = None,
+        invocation: Invocation,
         progress: ProgressFn | None = None,
     ) -> dict[str, Any]:
         meta: dict[str, Any] = _META if progress is None else {**_META, "progressToken": 0}
         connection = Connection.from_envelope(
             LATEST_MODERN_VERSION, _CLIENT, _META[CLIENT_CAPABILITIES_META_KEY]
         )
-        with acting_as(principal), invoking(Invocation(key, deadline, metered=False)):
+        with acting_as(principal), invoking(invocation):
             try:
                 return await serve_one(
                     self._server._lowlevel_server,  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  the SDK has no public door for it

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mcp.server._otel import (
     OpenTelemetryMiddleware,  # pyright: ignore[reportPrivateUsage]  to take it out
 )
+from mcp.server.extension import Extension
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
@@ -36,6 +34,8 @@ from mcp_server.auth.principal import Principal, current_principal
 from mcp_server.boundary import RATE_LIMITED, check_arguments, guard, protocol_error, unexpected
 from mcp_server.declarations import Declared
 from mcp_server.errors import AppError, ConfigurationError, InvalidInput, NotFound
+from mcp_server.invocation import Invocation, current_invocation
+from mcp_server.long_tools import call_long
 from mcp_server.operation import Operations
 from mcp_server.plugins import Call
 from mcp_server.resource import DeclaredResource
@@ -50,29 +50,6 @@ INSTRUCTIONS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Invocation:
-    """What a caller inside the process adds to a request; requests from outside add nothing."""
-
-    key: str | None = None
-    deadline: float | None = None
-    metered: bool = True
-
-
-_FROM_OUTSIDE = Invocation()
-_invocation: ContextVar[Invocation] = ContextVar("isthmus_invocation", default=_FROM_OUTSIDE)
-
-
-@contextmanager
-def invoking(invocation: Invocation) -> Generator[None]:
-    """Give the requests made inside their key and deadline."""
-    token = _invocation.set(invocation)
-    try:
-        yield
-    finally:
-        _invocation.reset(token)
-
-
 class IsthmusServer(MCPServer[Any]):
     """The SDK's server with our declarations; every call and read is one operation."""
 
@@ -84,6 +61,7 @@ class IsthmusServer(MCPServer[Any]):
         *,
         secret: bytes,
         bus: SubscriptionBus,
+        extensions: Sequence[Extension] = (),
     ) -> None:
         self._declared_tools = {tool.name: tool for tool in declared.tools}
         self._declared_resources = declared.resources
@@ -98,6 +76,7 @@ class IsthmusServer(MCPServer[Any]):
             # Shared by every process of one deployment, so that any of them may take the next round.
             request_state_security=RequestStateSecurity(keys=[secret]),
             subscriptions=bus,
+            extensions=extensions,
             middleware=[guard],
         )
         # The SDK makes a handler of its own that nobody can close; this one ends its streams at shutdown.
@@ -157,21 +136,11 @@ class IsthmusServer(MCPServer[Any]):
         tool = self._declared_tools.get(name)
         if tool is None:
             raise await self._unknown(f"Unknown tool: {name}")
-        invocation = _invocation.get()
-        principal = current_principal()
-        call = Call(principal, self._services, invocation.key, invocation.deadline, context)
+        invocation = current_invocation()
         try:
-            async with self._operation(
-                principal,
-                tool.verb,
-                f"tool://{name}",
-                key=invocation.key,
-                deadline=invocation.deadline,
-                egress=tool.egress,
-                metered=invocation.metered,
-            ):
-                check_arguments(arguments)
-                return await tool.execute(arguments, call)
+            if tool.long and invocation.run is None:
+                return await call_long(self._services, tool, arguments, invocation, context)
+            return await self._work(tool, arguments, invocation, context)
         except MCPError:
             raise
         except AppError as error:
@@ -180,6 +149,28 @@ class IsthmusServer(MCPServer[Any]):
             if isinstance(error, ToolError) and not isinstance(error, UnexpectedToolError):
                 return _failed(error)
             return _failed(unexpected(name, error))
+
+    async def _work(
+        self,
+        tool: DeclaredTool,
+        arguments: dict[str, Any],
+        invocation: Invocation,
+        context: Context[Any, Any] | None,
+    ) -> CallToolResult | InputRequiredResult:
+        principal = current_principal()
+        async with self._operation(
+            principal,
+            tool.verb,
+            f"tool://{tool.name}",
+            key=invocation.key,
+            deadline=invocation.deadline,
+            egress=tool.egress,
+            metered=invocation.metered,
+        ):
+            check_arguments(arguments)
+            key, deadline = invocation.key, invocation.deadline
+            call = Call(principal, self._services, key, deadline, context, invocation.run)
+            return await tool.execute(arguments, call)
 
     async def list_resources(self) -> list[Resource]:
         """Return the resources with a fixed URI."""
@@ -198,7 +189,7 @@ class IsthmusServer(MCPServer[Any]):
             MCPError: -32602 with the URI if there is no such thing, -32029 over the rate.
         """
         wanted = str(uri)
-        invocation = _invocation.get()
+        invocation = current_invocation()
         try:
             item, arguments = await self._find_resource(wanted)
             principal = current_principal()
@@ -232,7 +223,7 @@ class IsthmusServer(MCPServer[Any]):
 
     async def _count(self) -> None:
         """Count a request that asks for what is not there: it opens no operation."""
-        if not _invocation.get().metered:
+        if not current_invocation().metered:
             return
         try:
             await self._operation.meter(current_principal())
@@ -257,7 +248,10 @@ class IsthmusServer(MCPServer[Any]):
         known = [argument.name for argument in prompts[name].arguments or ()]
         try:
             async with self._operation(
-                current_principal(), "read", f"prompt://{name}", metered=_invocation.get().metered
+                current_principal(),
+                "read",
+                f"prompt://{name}",
+                metered=current_invocation().metered,
             ):
                 for argument in arguments or {}:
                     if argument not in known:

@@ -34,6 +34,9 @@ class DeclaredTool(Tool):
 
     verb: Verb
     egress: bool
+    long: bool
+    idempotent: bool
+    retry_unsure: bool
     call_kwarg: str | None
     shows_dict: bool
 
@@ -64,6 +67,9 @@ class DeclaredTool(Tool):
             shows_dict=is_typeddict(hints.get("return")),
             verb=declaration.verb,
             egress=declaration.egress,
+            long=declaration.long,
+            idempotent=declaration.idempotent,
+            retry_unsure=declaration.unsure == "retry",
             annotations=ToolAnnotations(
                 read_only_hint=declaration.read_only,
                 destructive_hint=declaration.destructive and not declaration.read_only,
@@ -79,7 +85,7 @@ class DeclaredTool(Tool):
             AppError, MCPError, ToolError: raised by the function.
             UnexpectedToolError: the function failed in a way that it did not announce.
         """
-        given = self._validate(arguments)
+        given = self.check(arguments)
         if self.call_kwarg is not None:
             given[self.call_kwarg] = call
         if self.context_kwarg is not None:
@@ -97,7 +103,12 @@ class DeclaredTool(Tool):
         except Exception as error:
             raise UnexpectedToolError(self.name) from error
 
-    def _validate(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    def check(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments as the function takes them.
+
+        Raises:
+            InvalidInput: an argument is unknown, missing or of the wrong type.
+        """
         known = self.parameters.get("properties", {})
         for name in arguments:
             if name not in known and self.parameters.get("additionalProperties") is not True:

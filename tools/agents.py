@@ -1,4 +1,4 @@
-"""Agent and run tools."""
+"""Agent tools."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field
 
 from mcp_server.plugins import Call, tool
 from mcp_server.services.agents import AgentItem, AgentLimits, AgentPage
-from mcp_server.services.runs import RunItem, RunResult
+from mcp_server.services.runs import RunResult
 
 MARGIN_SECONDS = 0.5
 
@@ -73,7 +73,8 @@ async def agent_run(
 ) -> RunResult:
     """Run an agent with the caller's rights and wait for its answer.
 
-    A run that is not over goes on, also if the caller leaves: run_get tells, run_cancel ends it.
+    A run that is not over goes on, also if the caller leaves: run_get tells, run_cancel ends it. One that
+    asks something comes back at once as input_required: run_get shows the question, run_input answers it.
     """
 
     async def tell(event: dict[str, Any]) -> None:
@@ -85,23 +86,11 @@ async def agent_run(
         left = call.deadline - asyncio.get_running_loop().time() - MARGIN_SECONDS
         wait_seconds = min(wait_seconds, max(left, 0))
     done = await call.services.runs.run(
-        call.principal, agent, input, wait_seconds=wait_seconds, on_event=tell
+        call.principal, agent, input, wait_seconds=wait_seconds, on_event=tell, key=call.key
     )
     return RunResult(
         run=done["run"], status=done["status"], output=done["output"], error=done["error"]
     )
-
-
-@tool(verb="read", read_only=True, destructive=False)
-async def run_get(call: Call, run: str) -> RunItem:
-    """Get a run's status, output and usage."""
-    return await call.services.runs.get(call.principal, run)
-
-
-@tool(verb="run")
-async def run_cancel(call: Call, run: str) -> RunItem:
-    """Cancel a run; what its tools have done stays done."""
-    return await call.services.runs.cancel(call.principal, run)
 
 
 def _progress(event: dict[str, Any]) -> str | None:

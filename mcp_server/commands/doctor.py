@@ -11,7 +11,7 @@ from mcp_server.settings import Settings
 
 async def doctor(settings: Settings, *, as_json: bool) -> int:
     """Open everything as a server would, print each engine's health, exit 1 if one is not well."""
-    async with open_runtime(settings) as runtime:
+    async with open_runtime(settings, concurrency=0) as runtime:
         engines = await check_engines(runtime.engines.checks)
     if as_json:
         print(json.dumps({"engines": engines}))

@@ -9,28 +9,55 @@ from typing_extensions import TypedDict
 from mcp_server.runs.record import Run
 from mcp_server.timestamps import iso_or_none
 
+TOOL_KIND = "tool/"
+
 
 class RunError(TypedDict):
-    """Why a run failed: one of the contract's error codes (or `internal`), and the reason."""
+    """Why a run failed: one of the contract's error codes (or `internal`, `unsure`), and the reason."""
 
     code: str
     message: str
 
 
-class RunResult(TypedDict):
-    """What became of a run; `output` is the agent's text, also what there is of it after a failure."""
+class RunRequest(TypedDict):
+    """What a run waits for: an answer to `message` that fits `schema` (JSON Schema 2020-12).
+
+    `kind` is `question` or `approval`; an approval is answered by `{"approved": bool, "reason"?: str}`.
+    """
+
+    id: str
+    kind: str
+    message: str
+    schema: dict[str, Any] | None
+
+
+class RunProgress(TypedDict):
+    """How far a run is, in units of its own choice."""
+
+    done: float
+    total: float | None
+    message: str | None
+
+
+class RunSummary(TypedDict):
+    """One run without its output; times are ISO 8601 in UTC.
+
+    `kind` is `agent` or `tool`, and `agent` or `tool` its name. `attempt` counts the workers that took it,
+    `retries` how often it failed and was tried again; `dead_letter` marks one that used them up.
+    `last_event` is the number of its newest event.
+    """
 
     run: str
     status: str
-    output: str | None
     error: RunError | None
-
-
-class RunItem(RunResult):
-    """One run; times are ISO 8601 in UTC, `last_event` is the number of its newest event."""
-
+    kind: str
     agent: str | None
-    agent_version: int | None
+    tool: str | None
+    attempt: int
+    retries: int
+    dead_letter: bool
+    request: RunRequest | None
+    progress: RunProgress | None
     created_at: str | None
     started_at: str | None
     ended_at: str | None
@@ -38,25 +65,88 @@ class RunItem(RunResult):
     last_event: int
 
 
+class RunItem(RunSummary):
+    """One run. `output` of an agent is its text, also what there is of it after a failure.
+
+    Of a tool it is the tool's result: `{text, structured, is_error}`.
+    """
+
+    agent_version: int | None
+    output: Any
+
+
+class RunResult(TypedDict):
+    """What became of an agent's run."""
+
+    run: str
+    status: str
+    output: str | None
+    error: RunError | None
+
+
+class RunPage(TypedDict):
+    items: list[RunSummary]
+    next_cursor: str | None
+
+
 class RunEvents(TypedDict):
+    """Events, each with its number `seq`; ask again with `after = next_after`.
+
+    `status` is the run's own: once it is an end and no event comes, none ever will.
+    """
+
     items: list[dict[str, Any]]
     next_after: int
+    status: str
 
 
-def run_item(run: Run, last_event: int) -> RunItem:
-    """Show one row."""
-    definition: dict[str, Any] = run.definition or {}
-    error = run.error
-    return RunItem(
+class RunRecord(RunItem):
+    """A run with its newest events; the first of them has the number `first_event`."""
+
+    events: list[dict[str, Any]]
+    first_event: int
+
+
+def run_summary(run: Run) -> RunSummary:
+    """Show one row without its output."""
+    error, request, progress = run.error, run.request, run.progress
+    kind, _, tool = run.kind.partition("/")
+    return RunSummary(
         run=run.id,
         status=run.status,
-        output=run.output,
         error=None if error is None else RunError(code=error["code"], message=error["message"]),
+        kind=kind,
         agent=run.agent,
-        agent_version=definition.get("version"),
+        tool=tool or None,
+        attempt=run.attempt,
+        retries=run.retries,
+        dead_letter=run.dead_letter,
+        request=None if request is None else _request(request),
+        progress=None if progress is None else _progress(progress),
         created_at=iso_or_none(run.created_at),
         started_at=iso_or_none(run.started_at),
         ended_at=iso_or_none(run.ended_at),
         usage=run.usage,
-        last_event=last_event,
+        last_event=run.last_seq,
+    )
+
+
+def run_item(run: Run) -> RunItem:
+    """Show one row."""
+    definition: dict[str, Any] = run.definition or {}
+    return RunItem(**run_summary(run), agent_version=definition.get("version"), output=run.output)
+
+
+def _request(request: dict[str, Any]) -> RunRequest:
+    return RunRequest(
+        id=request["id"],
+        kind=request["kind"],
+        message=request["message"],
+        schema=request.get("schema"),
+    )
+
+
+def _progress(progress: dict[str, Any]) -> RunProgress:
+    return RunProgress(
+        done=progress["done"], total=progress.get("total"), message=progress.get("message")
     )

@@ -1,155 +1,80 @@
-"""Runs: agents at work, one record behind every door."""
+"""Runs: agents and tools at work, one record behind every door."""
 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
-from uuid import uuid4
 
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+import anyio
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from mcp_server import journal, policy
-from mcp_server.agents.work import ModelFor, read_conversation
 from mcp_server.auth.principal import Principal
-from mcp_server.errors import InvalidInput, NotFound
+from mcp_server.errors import Conflict, InvalidInput, Timeout
 from mcp_server.operation import Operations
 from mcp_server.policy import Verb
-from mcp_server.runs.event_log import Followers
-from mcp_server.runs.executor import CONCURRENCY, Executor, open_executor
-from mcp_server.runs.record import ENDED, Event, Run, new_run_id
-from mcp_server.runs.store import RunStore
-from mcp_server.services.agent_work import AgentWork
-from mcp_server.services.agents import agent_uri, load_agent
-from mcp_server.services.grants import ScopesNow, ToolboxFor
-from mcp_server.services.run_results import RunError, RunEvents, RunItem, RunResult, run_item
+from mcp_server.runs.events import RunEvents as EventStore
+from mcp_server.runs.fence import parse_key
+from mcp_server.runs.following import Following
+from mcp_server.runs.queue import RunQueue
+from mcp_server.runs.record import Event, Run
+from mcp_server.services import names
+from mcp_server.services.run_access import listing, visible
+from mcp_server.services.run_answers import check_answer
+from mcp_server.services.run_pages import one_status, read_cursor, write_cursor
+from mcp_server.services.run_results import (
+    RunError,
+    RunEvents,
+    RunItem,
+    RunPage,
+    RunRecord,
+    RunResult,
+    RunSummary,
+    run_item,
+    run_summary,
+)
+from mcp_server.services.run_starts import RunStarts
+from mcp_server.services.run_terms import RunTerms
+from mcp_server.services.run_watch import OnEvent, RunWatch
+from mcp_server.storage.sql.wake import Wake
+
+__all__ = [
+    "RunError",
+    "RunEvents",
+    "RunItem",
+    "RunPage",
+    "RunRecord",
+    "RunResult",
+    "RunService",
+    "RunSummary",
+    "RunTerms",
+]
 
 MAX_WAIT_SECONDS = 600.0
-# Runs of other processes are looked at this often; those of this process wake their followers.
-FOLLOW_SECONDS = 0.5
-CANCEL_SECONDS = 5.0
-
-_RUN_ID = re.compile(r"run_[0-9a-f]{32}")
-
-__all__ = ["RunError", "RunEvents", "RunItem", "RunResult", "RunService", "open_runs"]
-
-OnEvent = Callable[[Event], Awaitable[None]]
 
 
-class RunService:
-    """Starting is an operation on `agent://NAME`, everything else on `run://ID`.
+class RunService(RunStarts):
+    """Starting is an operation on `agent://NAME` or `tool://NAME`, everything else on `run://ID`.
 
-    Whoever may run an agent may also watch and cancel the runs of it that its own key started.
+    Whoever may run an agent or a tool may also watch, answer and cancel the runs of it that its own key
+    started. `ttl_of` gives for how many seconds a kind's ended runs are kept.
     """
 
     def __init__(
         self,
         operation: Operations,
         control: AsyncEngine,
-        store: RunStore,
-        executor: Executor,
-        followers: Followers,
+        queue: RunQueue,
+        events: EventStore,
+        following: Following,
+        wake: Wake,
+        ttl_of: Callable[[str], float | None] = lambda _: None,
     ) -> None:
-        self._operation = operation
-        self._control = control
-        self._store = store
-        self._executor = executor
-        self._followers = followers
-
-    async def start(
-        self,
-        principal: Principal,
-        agent: str,
-        input: str | list[dict[str, Any]],  # noqa: A002  the contract's name
-        *,
-        options: Mapping[str, Any] | None = None,
-    ) -> RunItem:
-        """Start a run of an agent as it is defined now, and return at once.
-
-        `input` is a text or a list of chat messages; `options` are further fields of a chat request
-        (`temperature`, `response_format`, …) for each turn of the model.
-
-        Raises:
-            NotFound: there is no such agent. InvalidInput: the input does not fit.
-            LimitExceeded: too many runs wait.
-        """
-        messages = read_conversation(input)
-        async with self._operation(principal, "run", agent_uri(agent)):
-            definition = await load_agent(self._control, principal.tenant, agent)
-            self._executor.check_room(principal.tenant)
-            run = Run(
-                id=new_run_id(),
-                tenant=principal.tenant,
-                subject=principal.subject,
-                key_id=principal.key_id,
-                grant=principal.scopes,
-                kind="agent",
-                agent=agent,
-                definition=definition,
-                input={"messages": messages, "options": dict(options or {})},
-            )
-            return run_item(await self._executor.start(run), 1)
-
-    async def get(self, principal: Principal, run: str) -> RunItem:
-        """Return one run.
-
-        Raises:
-            NotFound: there is no such run in this tenant.
-        """
-        verb, uri = await self._reach(principal, "read", run)
-        async with self._operation(principal, verb, uri):
-            return await self._load(principal, run)
-
-    async def cancel(self, principal: Principal, run: str) -> RunItem:
-        """Cancel a run wherever it is executed, and return it; one that has ended stays as it is.
-
-        Raises:
-            NotFound: there is no such run in this tenant.
-        """
-        verb, uri = await self._reach(principal, "run", run)
-        async with self._operation(principal, verb, uri):
-            before = await self._load(principal, run)
-            await self._store.request_cancel(principal.tenant, run)
-            try:
-                async with asyncio.timeout(CANCEL_SECONDS):
-                    if not await self._executor.cancel(run):
-                        await self._end_of(run, before["last_event"])
-            except TimeoutError:  # its worker is dead or stuck: the request stands in the row
-                pass
-            return await self._load(principal, run)
-
-    async def events(self, principal: Principal, run: str, after: int = 0) -> RunEvents:
-        """Return stored events after number `after`, oldest first, each with its `seq`.
-
-        Raises:
-            NotFound: there is no such run in this tenant.
-        """
-        verb, uri = await self._reach(principal, "read", run)
-        async with self._operation(principal, verb, uri):
-            await self._load(principal, run)
-            items, _ = await self._store.events(run, after)
-        return RunEvents(items=items, next_after=items[-1]["seq"] if items else after)
-
-    async def follow(
-        self, principal: Principal, run: str, after: int = 0
-    ) -> AsyncGenerator[dict[str, Any], None]:
-        """Yield the events after number `after` as they are stored, up to the run's end.
-
-        Types: `status` {status, error}, `text` {text, field, turn}, `tool_started`, `tool_finished`,
-        `turn_finished`, and before the last status `message` {message, finish_reason, usage,
-        stopped}. Following changes nothing: who stops following does not stop the run.
-
-        Raises:
-            NotFound: there is no such run in this tenant.
-        """
-        verb, uri = await self._reach(principal, "read", run)
-        async with self._operation(principal, verb, uri):
-            await self._load(principal, run)
-        async with aclosing(self._follow(run, after)) as events:
-            async for event in events:
-                yield event
+        super().__init__(operation, control, queue, wake, ttl_of)
+        self.following = following
+        self._watch = RunWatch(queue, events, following, wake)
 
     async def run(
         self,
@@ -159,8 +84,9 @@ class RunService:
         *,
         wait_seconds: float,
         on_event: OnEvent | None = None,
+        key: str | None = None,
     ) -> RunItem:
-        """Start a run and wait up to `wait_seconds` for its end; the run goes on after that.
+        """Start a run and wait up to `wait_seconds` for its end or its question; it goes on after that.
 
         Raises:
             InvalidInput: the wait is negative or over 600 seconds; and what `start` raises.
@@ -171,91 +97,204 @@ class RunService:
                 "run_get tells later what became of the run",
                 param="wait_seconds",
             )
-        started = await self.start(principal, agent, input)
+        started = await self.start(principal, agent, input, key=key)
         try:
             async with asyncio.timeout(wait_seconds):
-                await self._end_of(started["run"], 0, on_event)
+                await self._watch.settle(principal.tenant, started["run"], on_event)
         except TimeoutError:
             pass
-        return await self._load(principal, started["run"])
+        return run_item(await self._access.load(principal.tenant, started["run"]))
 
-    async def _end_of(self, run: str, after: int, on_event: OnEvent | None = None) -> None:
-        async with aclosing(self._follow(run, after)) as events:
+    async def run_tool(
+        self,
+        principal: Principal,
+        tool: str,
+        arguments: Mapping[str, Any],
+        *,
+        verb: Verb,
+        egress: bool,
+        metered: bool,
+        key: str | None,
+        deadline: float | None,
+        check: Callable[[], None] = lambda: None,
+        on_event: OnEvent | None = None,
+    ) -> RunItem:
+        """Start a run of a tool and wait for its end, or until it asks something.
+
+        A caller that leaves, or whose deadline passes, cancels the run - unless it is a run itself:
+        that one may be resumed and then finds this one by its key.
+
+        Raises:
+            Timeout: the deadline passed. And what `start_tool` raises.
+        """
+        run = await _unbroken(
+            self.start_tool(
+                principal,
+                tool,
+                arguments,
+                verb=verb,
+                egress=egress,
+                metered=metered,
+                key=key,
+                check=check,
+            )
+        )
+        settled = False
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._watch.settle(principal.tenant, run["run"], on_event)
+            settled = True
+        except TimeoutError as error:
+            raise Timeout(
+                f"the deadline passed before {tool} was done; its run is cancelled"
+            ) from error
+        finally:
+            # The run of a step is left to its own run: when that one is resumed, its key finds this one.
+            if not settled and (key is None or parse_key(key) is None):
+                with anyio.CancelScope(shield=True):
+                    await self._cancel(await self._access.load(principal.tenant, run["run"]))
+        return run_item(await self._access.load(principal.tenant, run["run"]))
+
+    async def get(self, principal: Principal, run: str) -> RunItem:
+        """Return one run.
+
+        Raises:
+            NotFound: there is no such run in this tenant.
+        """
+        async with self._access.opening(principal, "read", run) as (_, found):
+            return run_item(found)
+
+    async def record(self, principal: Principal, run: str) -> RunRecord:
+        """Return one run with its newest events, up to 1,000 or 1 MiB.
+
+        Raises:
+            NotFound: there is no such run in this tenant.
+        """
+        async with self._access.opening(principal, "read", run) as (_, found):
+            newest = await self._watch.newest(found)
+        first = newest[0]["seq"] if newest else found.last_seq + 1
+        return RunRecord(**run_item(found), events=newest, first_event=first)
+
+    async def list(
+        self,
+        principal: Principal,
+        *,
+        status: str | None = None,
+        agent: str | None = None,
+        kind: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> RunPage:
+        """Return a page of the runs that the caller may see, newest first, without their outputs.
+
+        `kind` is `agent`, `tool` or `tool/NAME`.
+
+        Raises:
+            InvalidInput: a filter, the limit or the cursor does not fit.
+        """
+        size = names.page_size(limit)
+        wanted = None if status is None else one_status(status)
+        async with self._operation(principal, *listing(principal)):
+            rows = await self._queue.page(
+                principal.tenant,
+                status=wanted,
+                kind=kind,
+                agent=agent,
+                where=visible(principal),
+                limit=size + 1,
+                cursor=read_cursor(cursor),
+            )
+        more = len(rows) > size
+        return RunPage(
+            items=[run_summary(row) for row in rows[:size]],
+            next_cursor=write_cursor(rows[size - 1]) if more else None,
+        )
+
+    async def events(
+        self,
+        principal: Principal,
+        run: str,
+        after: int = 0,
+        limit: int | None = None,
+        wait_seconds: float = 0,
+    ) -> RunEvents:
+        """Return stored events after number `after`, oldest first, each with its `seq`.
+
+        If there are none, wait up to `wait_seconds` (60 at most) until one comes or the run ends.
+
+        Raises:
+            NotFound: there is no such run in this tenant. InvalidInput: a number is out of its range.
+        """
+        size = names.page_size(limit)
+        async with self._access.opening(principal, "read", run) as (_, found):
+            pass  # no operation stays open while it waits
+        return await self._watch.page(found, after, size, wait_seconds)
+
+    async def input(
+        self, principal: Principal, run: str, answer: Any, request: str | None = None
+    ) -> RunItem:
+        """Answer what a run asks, and let it go on; the first answer wins.
+
+        `request` is the id of the question, for a caller that wants to answer no other one.
+
+        Raises:
+            NotFound: there is no such run in this tenant. InvalidInput: the answer does not fit the
+            question. Conflict: the run asks nothing, or was answered already.
+        """
+        async with self._access.opening(principal, "run", run) as (_, found):
+            asked = found.request
+            if found.status != "input_required" or asked is None:
+                raise Conflict(f"run {run} waits for no input; it is {found.status}")
+            if request is not None and request != asked["id"]:
+                raise Conflict(f"run {run} asks {asked['id']} now; {request[:80]!r} is over")
+            check_answer(asked, answer)
+            answered = await self._queue.answer(principal.tenant, run, asked["id"], answer)
+            if answered != "ok":
+                raise Conflict(f"run {run} was answered already; the first answer counts")
+            self._wake.send("queue")
+            self._watch.tell()
+            # As the answer left it: a worker may have taken it since.
+            told = replace(found, status="queued", request=None, last_seq=found.last_seq + 2)
+            return run_item(told)
+
+    async def cancel(self, principal: Principal, run: str) -> RunItem:
+        """Cancel a run wherever it is, and the runs that it started; one that has ended stays as it is.
+
+        Raises:
+            NotFound: there is no such run in this tenant.
+        """
+        async with self._access.opening(principal, "run", run) as (_, found):
+            await self._cancel(found)
+            return run_item(await self._access.load(principal.tenant, run))
+
+    async def follow(
+        self, principal: Principal, run: str, after: int = 0
+    ) -> AsyncGenerator[Event, None]:
+        """Yield the events after number `after` as they are stored, up to the run's end.
+
+        Types, beside those of a tool's own choice: `status` {status, error}, `progress` {done, total,
+        message}, `input` {request, answer}, `retry`, `resumed`; of an agent `text` {text, field, turn},
+        `tool_started`, `tool_finished`, `turn_finished`, and before the last status `message` {message,
+        finish_reason, usage, stopped}. Following changes nothing: who stops following does not stop the
+        run.
+
+        Raises:
+            NotFound: there is no such run in this tenant.
+        """
+        async with self._access.opening(principal, "read", run):
+            pass  # no operation stays open while it is followed
+        async with aclosing(self._watch.follow(run, after)) as events:
             async for event in events:
-                if on_event is not None:
-                    await on_event(event)
+                yield event
 
-    async def _follow(self, run: str, after: int) -> AsyncGenerator[dict[str, Any], None]:
-        with self._followers.following(run) as news:
-            while True:
-                news.clear()
-                items, status = await self._store.events(run, after)
-                for event in items:
-                    after = event["seq"]
-                    yield event
-                if items:
-                    continue
-                if status is None or status in ENDED:
-                    return
-                try:
-                    async with asyncio.timeout(FOLLOW_SECONDS):
-                        await news.wait()
-                except TimeoutError:
-                    continue
-
-    async def _load(self, principal: Principal, run: str) -> RunItem:
-        found = await self._store.load(principal.tenant, run) if _RUN_ID.fullmatch(run) else None
-        if found is None:
-            raise NotFound(f"run {run[:80]!r} does not exist", param="run")
-        return run_item(*found)
-
-    async def _reach(self, principal: Principal, verb: Verb, run: str) -> tuple[Verb, str]:
-        """Return what policy is asked for: the run, or the agent if this key started the run."""
-        uri = f"run://{run[:80]}"
-        if policy.allows(principal, verb, uri) or not _RUN_ID.fullmatch(run):
-            return verb, uri
-        found = await self._store.load(principal.tenant, run)
-        if found is None or found[0].agent is None:
-            return verb, uri
-        row = found[0]
-        if (row.subject, row.key_id) != (principal.subject, principal.key_id):
-            return verb, uri
-        return "run", f"agent://{row.agent}"
+    async def _cancel(self, run: Run) -> None:
+        await self._watch.cancel(run)
+        for child in await self._queue.children(run):
+            await self._cancel(child)
 
 
-@asynccontextmanager
-async def open_runs(
-    operation: Operations,
-    control: AsyncEngine,
-    *,
-    model_for: ModelFor,
-    toolbox_for: ToolboxFor,
-    scopes_now: ScopesNow,
-    concurrency: int = CONCURRENCY,
-) -> AsyncGenerator[RunService]:
-    """Yield the service with an executor in this process.
-
-    Runs that dead processes left behind are failed first, and those of this process on the way out.
-    """
-    followers = Followers()
-    store = RunStore(control, uuid4().hex, _record)
-    work = AgentWork(model_for, toolbox_for, scopes_now)
-    async with open_executor(store, work, followers, concurrency=concurrency) as executor:
-        yield RunService(operation, control, store, executor, followers)
-
-
-async def _record(
-    connection: AsyncConnection, *, tenant: str, subject: str, run: str, status: str
-) -> None:
-    await journal.append(
-        connection,
-        tenant=tenant,
-        subject=subject,
-        verb=status,
-        uri=f"run://{run}",
-        version=None,
-        prev_version=None,
-        run=run,
-        step=None,
-        labels=[],
-    )
+async def _unbroken(starting: Awaitable[RunItem]) -> RunItem:
+    """Wait also if the caller leaves: a start cut in the middle would leave a run that nobody stops."""
+    with anyio.CancelScope(shield=True):
+        return await starting
+    raise AssertionError("a shield holds nothing back")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from mcp_server.errors import AppError
 from mcp_server.policy import Listing, Verb
 from tests.doors import raw
 from tests.doors.live import Answer, Live
+from tests.doors.rows import ASK
 
 DOORS = ("bus", "http", "handshake", "sse", "chat")
 TENANTS = ("default", "foreign")
@@ -57,10 +59,31 @@ NEEDS: dict[str, tuple[Need, ...]] = {
     "agent_list": (("read", Listing("agent://")),),
     "agent_run": (("run", "agent://door-agent-run"),),
     "run_get": (("read", "run://$run"),),
+    "run_list": (("read", Listing("run://")),),
+    "run_events": (("read", "run://$run"),),
+    "run_input": (("run", "run://$asking"),),
     "run_cancel": (("run", "run://$run"),),
     "changes": (("read", "tool://changes"),),
     "model_list": (("read", Listing("model://")),),
 }
+
+
+@asynccontextmanager
+async def asking(live: Live, principal: Principal, arguments: Any) -> AsyncGenerator[Any]:
+    """Put a run that waits for an approval in the place of `$asking`, and outlast it."""
+    given = json.dumps(arguments)
+    if "$asking" not in given:
+        yield arguments
+        return
+    started = await live.runtime.bus.call(principal, "agent_run", ASK)
+    assert started.structured is not None, started.text
+    assert started.structured["status"] == "input_required", started.text
+    run = started.structured["run"]
+    yield json.loads(given.replace("$asking", run))
+    async with aclosing(live.runtime.services.runs.follow(principal, run)) as events:
+        async with asyncio.timeout(20):
+            async for _ in events:
+                pass
 
 
 class Caller(Protocol):

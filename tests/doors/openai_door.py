@@ -27,11 +27,15 @@ from mcp_server.llm.router import Router
 from mcp_server.llm.scripted import ScriptedModel, open_scripted
 from mcp_server.operation import Operations
 from mcp_server.plugins import Plugins, load_plugins
+from mcp_server.runs.worker import open_worker
 from mcp_server.server import IsthmusServer
+from mcp_server.services.agent_work import AgentWork
 from mcp_server.services.agents import AgentService
 from mcp_server.services.kv import KvService
 from mcp_server.services.models import ModelService
-from mcp_server.services.runs import RunService, open_runs
+from mcp_server.services.run_engine import open_runs, run_stores
+from mcp_server.services.runs import RunService
+from mcp_server.storage.sql.wake import Wake
 from mcp_server.toolbox import BusToolbox
 from openai_facade.app import routes
 from openai_facade.errors import render
@@ -144,15 +148,15 @@ async def open_door(
         return await late[0].list_tools(principal)
 
     async with AsyncExitStack() as stack:
-        runs = await stack.enter_async_context(
-            open_runs(
-                operations,
-                control,
-                model_for=router.resolve,
-                toolbox_for=lambda principal, tools: BusToolbox(late[0], principal, tools),
-                scopes_now=keys.scopes_now,
-            )
+        wake = Wake()
+        stores = run_stores(control, control)
+        work = AgentWork(
+            router.resolve,
+            lambda principal, tools: BusToolbox(late[0], principal, tools),
+            keys.scopes_now,
+            lambda run, after: stores.events.read(run, after, 100),
         )
+        runs = await stack.enter_async_context(open_runs(operations, control, stores, wake))
         agents = AgentService(operations, control, models=router.models, tools=list_tools)
         services: Any = SimpleNamespace(
             kv=KvService(operations, control),
@@ -168,6 +172,7 @@ async def open_door(
             bus=InMemorySubscriptionBus(),
         )
         late.append(Bus(server))
+        await stack.enter_async_context(open_worker(stores, {"agent": work}, wake))
         face = Facade(
             router=router,
             bus=late[0],

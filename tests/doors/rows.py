@@ -50,6 +50,12 @@ TEXT = {
 }
 AGENT = {"name": "door-agent", "instructions": "Answer."}
 MISSING_RUN = "run_" + "0" * 32
+# An agent whose run waits for an approval: `$asking` in a row is a new run of it each time.
+ASKING: Step = (
+    "agent_save",
+    {"name": "door-asking", "instructions": "x", "tools": ["kv_list"], "approve": ["kv_list"]},
+)
+ASK = {"agent": "door-asking", "input": '{"tool": "kv_list", "arguments": {}}'}
 
 TOOLS: dict[str, Row] = {
     "sql_query": Row(
@@ -126,6 +132,15 @@ TOOLS: dict[str, Row] = {
          ("agent_save", {"name": "door-agent-run", "instructions": "Use tools.", "tools": ["kv_get"]})),
     ),
     "run_get": Row({"run": "$run"}, {"status": "completed"}, ({"run": MISSING_RUN}, "^not_found: ")),
+    "run_list": Row(
+        {"agent": "door-run", "status": "completed", "limit": 1}, {},
+        ({"status": "sleeping"}, "^invalid_input: status: 'sleeping' is none of queued"),
+    ),
+    "run_events": Row({"run": "$run", "limit": 1}, {"status": "completed"}, ({"run": MISSING_RUN}, "^not_found: ")),
+    "run_input": Row(
+        {"run": "$asking", "answer": {"approved": False}}, {"status": "queued", "request": None},
+        ({"run": MISSING_RUN}, "^not_found: "), (ASKING,),
+    ),
     "run_cancel": Row({"run": "$run"}, {"status": "completed"}, ({"run": MISSING_RUN}, "^not_found: ")),
     "changes": Row(
         {"filter": {"type": "eq", "key": "uri", "value": "kv://default/door-once"}, "limit": 1},

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mcp_server.auth.principal import OWNER, acting_as
+from tests.doors.grid import asking
 from tests.doors.live import DOORS, Answer, BusDoor, Door, Live, open_door, open_live
 from tests.doors.rows import RESOURCES, TOOLS, VOLATILE, ResourceRow, Row, Step
 
@@ -59,8 +60,10 @@ async def test_every_tool_answers_the_same(live: Live, run_id: str, name: str) -
 
 async def check_tool(live: Live, door: Door, tool: str, row: Row, run_id: str) -> None:
     arguments = filled(row.arguments, run_id)
-    reference = await BusDoor(live).call(tool, arguments)
-    answer = await door.call(tool, arguments)
+    async with asking(live, OWNER, arguments) as given:
+        reference = await BusDoor(live).call(tool, given)
+    async with asking(live, OWNER, arguments) as given:
+        answer = await door.call(tool, given)
     assert not answer.is_error, (tool, answer.text)
     assert json.loads(answer.text) == answer.structured, tool
     assert steady(answer.structured) == steady(reference.structured), tool

@@ -26,10 +26,11 @@ from mcp_server.errors import ConfigurationError
 from mcp_server.placement import Placements
 from mcp_server.policy import Listing
 from mcp_server.settings import Settings
-from mcp_server.storage.sql.schema import journal, runs, vector_stores
+from mcp_server.storage.sql.run_tables import runs
+from mcp_server.storage.sql.schema import journal, vector_stores
 from tests.doors import raw
 from tests.doors.fixtures import make_key
-from tests.doors.grid import DOORS, NEEDS, ROLES, TENANTS, open_caller
+from tests.doors.grid import DOORS, NEEDS, ROLES, TENANTS, asking, open_caller
 from tests.doors.live import Live, open_door, open_live, stdio_parameters
 from tests.doors.rows import RESOURCES, TOOLS, Step
 
@@ -149,8 +150,10 @@ async def test_a_tool_may_be_called_exactly_when_policy_allows_it(
                 assert answer.text.startswith("forbidden: "), where
             assert await world.state(tenant) == before, (door, role, tenant)
             for tool in sorted(allowed):
-                answer = await caller.call(tool, world.filled(TOOLS[tool].arguments, tenant))
-                assert not answer.is_error, (door, role, tenant, tool, answer)
+                arguments = world.filled(TOOLS[tool].arguments, tenant)
+                async with asking(world.live, owner_of(tenant), arguments) as given:
+                    answer = await caller.call(tool, given)
+                    assert not answer.is_error, (door, role, tenant, tool, answer)
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -187,9 +190,18 @@ async def test_each_row_opens_inside_what_the_matrix_expects(
     assert set(NEEDS) == set(world.live.runtime.server.declared_tools)
     for tool, declared in world.live.runtime.server.declared_tools.items():
         assert declared.verb == NEEDS[tool][0][0], tool
-        opened.clear()
-        await do(world.live, "foreign", tool, world.filled(TOOLS[tool].arguments, "foreign"))
-        wanted = {(type(uri), verb, uri) for verb, uri in world.inside(tool, "foreign")}
+        arguments = world.filled(TOOLS[tool].arguments, "foreign")
+        async with asking(world.live, owner_of("foreign"), arguments) as given:
+            opened.clear()
+            await do(world.live, "foreign", tool, given)
+        wanted = {
+            (
+                type(uri),
+                verb,
+                uri if isinstance(uri, Listing) else uri.replace("$asking", given.get("run", "")),
+            )
+            for verb, uri in world.inside(tool, "foreign")
+        }
         wanted.add((str, declared.verb, f"tool://{tool}"))
         if tool == "agent_run":  # the agent's own call of its tool
             wanted |= {(str, "read", "tool://kv_get"), (str, "read", "kv://default/door")}

@@ -20,11 +20,14 @@ from mcp_server.llm.router import Router
 from mcp_server.llm.scripted import ScriptedModel
 from mcp_server.operation import Operations
 from mcp_server.plugins import load_plugins
+from mcp_server.runs.worker import open_worker
 from mcp_server.server import IsthmusServer
 from mcp_server.services import Services
+from mcp_server.services.agent_work import AgentWork
 from mcp_server.services.agents import AgentService
 from mcp_server.services.kv import KvService
-from mcp_server.services.runs import open_runs
+from mcp_server.services.run_engine import open_runs, run_stores
+from mcp_server.storage.sql.wake import Wake
 from mcp_server.toolbox import BusToolbox
 
 
@@ -40,13 +43,18 @@ async def bus(operations: Operations, control: AsyncEngine) -> AsyncIterator[Bus
     async def list_tools(principal: Principal) -> list[ToolSpec]:
         return await late[0].list_tools(principal)
 
-    async with open_runs(
-        operations,
-        control,
-        model_for=router.resolve,
-        toolbox_for=lambda principal, tools: BusToolbox(late[0], principal, tools),
-        scopes_now=scopes_now,
-    ) as runs:
+    wake = Wake()
+    stores = run_stores(control, control)
+    work = AgentWork(
+        router.resolve,
+        lambda principal, tools: BusToolbox(late[0], principal, tools),
+        scopes_now,
+        lambda run, after: stores.events.read(run, after, 100),
+    )
+    async with (
+        open_runs(operations, control, stores, wake) as runs,
+        open_worker(stores, {"agent": work}, wake),
+    ):
         services = SimpleNamespace(
             kv=KvService(operations, control),
             runs=runs,
@@ -97,7 +105,14 @@ async def test_an_agent_uses_a_tool_of_this_server_and_every_face_shows_the_same
     assert (await call(bus, principal, "kv_get", key="notes"))["version"] >= 1
     got = await call(bus, principal, "run_get", run=done["run"])
     assert got == got | done
-    assert await read(bus, principal, f"run://{done['run']}") == got
+    record = await read(bus, principal, f"run://{done['run']}")
+    assert record == got | {"events": record["events"], "first_event": 1}
+    told = await call(bus, principal, "run_events", run=done["run"])
+    assert told["items"] == record["events"]
+    assert (told["next_after"], told["status"]) == (got["last_event"], "completed")
+    listed = await call(bus, principal, "run_list", agent="keeper")
+    large = {"output", "agent_version"}
+    assert listed["items"] == [{name: got[name] for name in got if name not in large}]
     assert await call(bus, principal, "run_cancel", run=done["run"]) == got
 
 

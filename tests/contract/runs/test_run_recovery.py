@@ -1,4 +1,4 @@
-"""A run outlives neither its worker nor a lost claim, and nothing of it is lost or written twice."""
+"""A run outlives its worker: another one takes it over, and nothing of it is lost or written twice."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from mcp_server import journal
 from mcp_server.auth.principal import Principal
 from mcp_server.operation import Operations
-from mcp_server.runs import executor as executor_module
+from mcp_server.runs.intervals import Timing
 from mcp_server.services.runs import RunService
 from mcp_server.storage.sql.embedded import Cluster
 from tests.contract.runs.world import World, ended
@@ -28,12 +27,8 @@ HOLDER = Path(__file__).with_name("holder.py")
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker counts as dead after two seconds instead of thirty; it beats the more often."""
-    monkeypatch.setattr(executor_module, "STALE_SECONDS", 2.0)
-    monkeypatch.setattr(executor_module, "HEARTBEAT_SECONDS", 0.1)
-    monkeypatch.setattr(executor_module, "CANCEL_POLL_SECONDS", 0.1)
+# A worker counts as dead after two seconds instead of ten; it beats the more often.
+IMPATIENT = Timing(lease=2, heartbeat=0.1)
 
 
 @asynccontextmanager
@@ -68,55 +63,71 @@ async def told_by(control: AsyncEngine, principal: Principal, run: str) -> list[
     return [entry["verb"] for entry in entries if entry["uri"] == f"run://{run}"]
 
 
-async def test_runs_of_a_killed_process_are_failed_by_the_next_start(
+async def test_runs_of_a_killed_process_are_finished_by_another_one(
     world: World, principal: Principal, control: AsyncEngine, cluster: Cluster
 ) -> None:
     async with holder(cluster, principal, 2) as (process, held):
         await stored(control, held[0], 8)
         process.kill()
         await process.wait()
-        async with world.open() as runs:
+        async with world.open(timing=IMPATIENT) as runs:
             for run in held:
-                assert (await ended(runs, principal, run))[-1]["status"] == "failed"
-                assert (await told_by(control, principal, run))[-1] == "failed"
-            failed = await runs.get(principal, held[0])
-    assert failed["error"] is not None
-    assert failed["error"]["message"].startswith("the server stopped")
-    assert failed["ended_at"] is not None
+                events = await ended(runs, principal, run)
+                assert events[-1]["status"] == "completed"
+                assert {"type": "resumed", "attempt": 2} in [
+                    {key: value for key, value in event.items() if key != "seq"} for event in events
+                ]
+                assert (await told_by(control, principal, run))[-3:] == [
+                    *("queued", "running", "completed")
+                ]
+            done = await runs.get(principal, held[0])
+    assert (done["attempt"], done["output"], done["error"]) == (2, "well, hello", None)
+    assert done["ended_at"] is not None
 
 
 async def test_cancelling_a_run_whose_process_died_ends_it_as_cancelled(
     world: World, principal: Principal, control: AsyncEngine, cluster: Cluster
 ) -> None:
-    async with holder(cluster, principal, 1) as (process, held), world.open() as runs:
+    async with holder(cluster, principal, 1) as (process, held):
         await stored(control, held[0], 8)
-        process.kill()
-        cancelled = await runs.cancel(principal, held[0])
-        assert (cancelled["status"], cancelled["error"]) == ("cancelled", None)
+        async with world.open(timing=IMPATIENT) as runs:
+            process.kill()
+            cancelled = await runs.cancel(principal, held[0])
+            assert (cancelled["status"], cancelled["error"]) == ("cancelled", None)
 
 
-async def test_a_process_that_wakes_up_after_its_runs_were_taken_away_writes_nothing(
+async def test_a_process_that_wakes_up_after_its_runs_were_taken_over_writes_nothing(
     world: World, principal: Principal, control: AsyncEngine, cluster: Cluster
 ) -> None:
-    async with holder(cluster, principal, 2) as (process, held), world.open() as runs:
-        await stored(control, held[0], 8)
-        process.send_signal(signal.SIGSTOP)
-        before = [await ended(runs, principal, run) for run in held]
-        process.send_signal(signal.SIGCONT)
-        assert await read_line(process) == ["let", "go"]
-        assert [await ended(runs, principal, run) for run in held] == before
-        assert [await status_of(runs, principal, run) for run in held] == ["failed", "failed"]
+    async with holder(cluster, principal, 2) as (process, held):
+        for run in held:
+            await stored(control, run, 8)
+        async with world.open(timing=IMPATIENT) as runs:
+            process.send_signal(signal.SIGSTOP)
+            before = [await ended(runs, principal, run) for run in held]
+            process.send_signal(signal.SIGCONT)
+            assert await read_line(process) == ["let", "go"]
+            assert [await ended(runs, principal, run) for run in held] == before
+            assert [await status_of(runs, principal, run) for run in held] == ["completed"] * 2
 
 
-async def test_two_reapers_end_a_run_once(
+async def test_several_workers_take_a_run_over_once(
     world: World, principal: Principal, control: AsyncEngine, cluster: Cluster
 ) -> None:
     async with holder(cluster, principal, 1) as (process, held):
+        await stored(control, held[0], 2)
         process.kill()
         await process.wait()
-    async with world.open() as one, world.open(), world.open():
+    others = [World(world.operations, control) for _ in range(2)]
+    async with (
+        world.open(timing=IMPATIENT) as one,
+        others[0].open(timing=IMPATIENT),
+        others[1].open(timing=IMPATIENT),
+    ):
         await ended(one, principal, held[0])
-    assert (await told_by(control, principal, held[0])).count("failed") == 1
+        assert (await one.get(principal, held[0]))["attempt"] == 2
+    told = await told_by(control, principal, held[0])
+    assert told == ["queued", "running", "queued", "running", "completed"]
 
 
 async def test_a_run_goes_on_through_lost_database_connections_without_a_gap(

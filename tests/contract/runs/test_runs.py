@@ -42,7 +42,7 @@ async def test_a_run_answers_and_its_events_tell_how(
     verbs = [entry["verb"] for entry in entries if entry["uri"] == f"run://{done['run']}"]
     assert verbs == ["queued", "running", "completed"]
     step = next(entry["step"] for entry in entries if entry["uri"] == "kv://default/a")
-    assert step == f"{done['run']}/1"
+    assert step == f"{done['run']}/call/1"
 
 
 async def test_a_run_can_be_followed_from_any_number_while_it_goes_on(

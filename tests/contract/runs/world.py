@@ -1,10 +1,10 @@
-"""One process with runs: the scripted model, and the real key-value service as its toolbox."""
+"""One process with runs and a worker: the scripted model, and the real key-value service as its toolbox."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import anyio
@@ -17,9 +17,15 @@ from mcp_server.llm import Model
 from mcp_server.llm.script_file import load_turns
 from mcp_server.llm.scripted import ScriptedModel
 from mcp_server.operation import Operations
+from mcp_server.runs.context import Work
+from mcp_server.runs.intervals import Timing
+from mcp_server.runs.worker import Worker, open_worker
+from mcp_server.services.agent_work import AgentWork
 from mcp_server.services.agents import AgentService
 from mcp_server.services.kv import KvService
-from mcp_server.services.runs import RunService, open_runs
+from mcp_server.services.run_engine import open_runs, run_stores
+from mcp_server.services.runs import RunService
+from mcp_server.storage.sql.wake import Wake
 
 WRITE_THEN_ANSWER = """
 turns:
@@ -46,9 +52,15 @@ class KvToolbox:
         item = await self._kv.get(self._principal, "default", arguments["key"])
         return ToolOutcome(json.dumps(item["value"]))
 
+    def repeatable(self, name: str) -> bool:
+        del name
+        return True
+
 
 class World:
     """One process: its runs, and what a test may change under them."""
+
+    worker: Worker
 
     def __init__(self, operations: Operations, control: AsyncEngine) -> None:
         self.operations, self.control = operations, control
@@ -79,15 +91,36 @@ class World:
     def toolbox_for(self, principal: Principal, names: Sequence[str]) -> Toolbox:
         return KvToolbox(self.kv, principal, names)
 
-    def open(self, concurrency: int = 8) -> AbstractAsyncContextManager[RunService]:
-        return open_runs(
-            self.operations,
-            self.control,
-            model_for=self.model_for,
-            toolbox_for=self.toolbox_for,
-            scopes_now=self.scopes_now,
-            concurrency=concurrency,
+    @asynccontextmanager
+    async def open(
+        self,
+        concurrency: int = 8,
+        timing: Timing | None = None,
+        works: Mapping[str, Work] | None = None,
+    ) -> AsyncGenerator[RunService]:
+        """Open what a process has of its own: its wake-ups, its followers and its worker.
+
+        Wake-ups do not reach other processes here; they find out by looking.
+        """
+        wake = Wake()
+        stores = run_stores(self.control, self.control)
+        agent = AgentWork(
+            self.model_for,
+            self.toolbox_for,
+            self.scopes_now,
+            lambda run, after: stores.events.read(run, after, 100),
         )
+        async with (
+            open_runs(self.operations, self.control, stores, wake) as runs,
+            open_worker(
+                stores,
+                {"agent": agent, **(works or {})},
+                wake,
+                concurrency=concurrency,
+                timing=timing,
+            ) as self.worker,
+        ):
+            yield runs
 
     async def save(self, principal: Principal, **fields: Any) -> None:
         given = {"instructions": "Be brief.", "tools": ["kv_get", "kv_set"], **fields}
@@ -101,3 +134,15 @@ async def ended(runs: RunService, principal: Principal, run: str) -> list[dict[s
             events = [event async for event in following]
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
     return events
+
+
+async def reached(
+    runs: RunService, principal: Principal, run: str, status: str = "running"
+) -> None:
+    """Wait until a run has come to a status."""
+    with anyio.fail_after(20):
+        async with aclosing(runs.follow(principal, run)) as events:
+            async for event in events:
+                if event["type"] == "status" and event["status"] == status:
+                    return
+    raise AssertionError(f"it ended without being {status}")

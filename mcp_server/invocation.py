@@ -1,0 +1,42 @@
+"""What a caller inside the process adds to an MCP request."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from mcp_server.runs.context import RunContext
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """Its idempotency key, deadline (event loop's time) and run; requests from outside add nothing.
+
+    `run` is the attempt at a run of a long tool, if the call is that run's own work.
+    """
+
+    key: str | None = None
+    deadline: float | None = None
+    metered: bool = True
+    run: RunContext | None = None
+
+
+_FROM_OUTSIDE = Invocation()
+_invocation: ContextVar[Invocation] = ContextVar("isthmus_invocation", default=_FROM_OUTSIDE)
+
+
+def current_invocation() -> Invocation:
+    """Return what belongs to this request."""
+    return _invocation.get()
+
+
+@contextmanager
+def invoking(invocation: Invocation) -> Generator[None]:
+    """Give the requests made inside their key, deadline and run."""
+    token = _invocation.set(invocation)
+    try:
+        yield
+    finally:
+        _invocation.reset(token)

@@ -1,0 +1,107 @@
+"""What a tool or resource function gets beside its arguments."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import Any, Literal
+
+from mcp.server.mcpserver import Context
+
+from mcp_server.auth.principal import Principal
+from mcp_server.errors import Conflict
+from mcp_server.runs.context import RunContext
+from mcp_server.runs.fence import parse_key
+from mcp_server.services import Services
+from mcp_server.services.run_answers import check_schema
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a tool or resource function gets through a parameter annotated `Call`.
+
+    `key` is the idempotency key of this call, if the caller has one; `deadline` is in the event
+    loop's time. `run` is the attempt at a durable run that a long tool works in, None for any other.
+    """
+
+    principal: Principal
+    services: Services
+    key: str | None = None
+    deadline: float | None = None
+    context: Context | None = None
+    run: RunContext | None = None
+    _asks: Iterator[int] = field(default_factory=lambda: count(1), repr=False, compare=False)
+
+    async def progress(
+        self, done: float, total: float | None = None, message: str | None = None
+    ) -> None:
+        """Tell how far the call is: an event of its run, else to the client if that asked for it."""
+        if self.run is not None:
+            self.run.progress(done, total, message)
+        elif self.context is not None:
+            await self.context.report_progress(done, total, message)
+        # Without a client that asked nothing above waits: a busy loop would stop the whole server.
+        await asyncio.sleep(0)
+
+    async def step(
+        self,
+        name: str,
+        do: Callable[[str | None], Awaitable[Any]],
+        *,
+        repeatable: bool = True,
+        retry_unsure: bool = False,
+    ) -> Any:
+        """Do one step of a long tool once: a resumed run gets the result (JSON) that it stored.
+
+        `do` gets the step's idempotency key, for the services. `name` is the step's own within the tool
+        and the same in each attempt. A step that does not heed the key is not `repeatable`: found begun
+        and unfinished, it ends the run as unsure, or is done again if `retry_unsure`.
+
+        Raises:
+            Unsure: nobody knows whether an earlier attempt did it.
+        """
+        if self.run is None:
+            return await do(_key_of(self.key, name))
+        return await self.run.step(
+            f"step/{name}", do, repeatable=repeatable, retry_unsure=retry_unsure
+        )
+
+    async def ask(
+        self,
+        message: str,
+        schema: dict[str, Any] | None = None,
+        kind: Literal["approval", "question"] = "question",
+    ) -> Any:
+        """Ask whoever watches the run, and return the answer; meanwhile the run holds no worker.
+
+        The function is called again from its beginning once the answer is there, so what it did before
+        goes through `step`, and it asks in the same order each time. `schema` is the JSON schema of the
+        answer; an approval is answered by `{"approved": bool, "reason"?: str}`.
+
+        Raises:
+            Conflict: the tool is not declared long. InvalidInput: the schema is none.
+        """
+        if self.run is None:
+            raise Conflict("only a tool declared with long=True can ask")
+        if schema is not None:
+            check_schema(schema)
+        return await self.run.ask(
+            f"ask/{next(self._asks)}", message=message, schema=schema, kind=kind
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a resource shows when its media type depends on what is stored."""
+
+    body: str | bytes
+    mime_type: str
+
+
+def _key_of(key: str | None, name: str) -> str | None:
+    fenced = None if key is None else parse_key(key)
+    if fenced is not None:
+        return str(replace(fenced, key=f"{fenced.key}/{name}"))
+    return key and f"{key}/{name}"

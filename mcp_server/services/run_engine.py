@@ -1,0 +1,69 @@
+"""The run engine's parts over one control database, put together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from mcp_server import journal
+from mcp_server.operation import Operations
+from mcp_server.runs.events import RunEvents
+from mcp_server.runs.following import open_following
+from mcp_server.runs.leases import Leases
+from mcp_server.runs.queue import RunQueue
+from mcp_server.runs.redaction import Redaction
+from mcp_server.runs.steps import RunSteps
+from mcp_server.runs.stores import Stores
+from mcp_server.runs.sweep import Sweep
+from mcp_server.runs.transition import Change
+from mcp_server.services.runs import RunService
+from mcp_server.storage.sql.wake import Wake
+
+
+def run_stores(control: AsyncEngine, heartbeat: AsyncEngine, redact: Sequence[str] = ()) -> Stores:
+    """Return the stores of a process; its lease is renewed over `heartbeat`.
+
+    `redact` names the fields whose values are taken out of what ended runs keep.
+    """
+    return Stores(
+        queue=RunQueue(control, _record),
+        events=RunEvents(control),
+        steps=RunSteps(control),
+        leases=Leases(control, _record),
+        heartbeat=Leases(heartbeat, _record),
+        sweep=Sweep(control, _record, Redaction(frozenset(redact))),
+    )
+
+
+@asynccontextmanager
+async def open_runs(
+    operation: Operations,
+    control: AsyncEngine,
+    stores: Stores,
+    wake: Wake,
+    ttl_of: Callable[[str], float | None] = lambda _: None,
+) -> AsyncGenerator[RunService]:
+    """Yield the service of runs; a worker, here or in another process, executes them."""
+    async with open_following(stores.events, wake) as following:
+        yield RunService(operation, control, stores.queue, stores.events, following, wake, ttl_of)
+
+
+async def _record(connection: AsyncConnection, changes: Sequence[Change]) -> None:
+    entries: list[dict[str, Any]] = [
+        {
+            "tenant": change.tenant,
+            "subject": change.subject,
+            "verb": change.status,
+            "uri": f"run://{change.run}",
+            "version": None,
+            "prev_version": None,
+            "run": change.run,
+            "step": None,
+            "labels": [],
+        }
+        for change in changes
+    ]
+    await journal.append_all(connection, entries)

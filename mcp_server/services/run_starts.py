@@ -1,0 +1,139 @@
+"""Starting runs: the right to it, the terms, and one run for one key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+from typing_extensions import Unpack
+
+from mcp_server.agents.work import read_conversation
+from mcp_server.auth.principal import Principal
+from mcp_server.operation import Operation, Operations
+from mcp_server.policy import Verb
+from mcp_server.runs.queue import RunQueue
+from mcp_server.runs.record import Run, new_run_id
+from mcp_server.services.agents import agent_uri, load_agent
+from mcp_server.services.run_access import RunAccess
+from mcp_server.services.run_results import TOOL_KIND, RunItem, run_item
+from mcp_server.services.run_terms import Admission, RunTerms, columns
+from mcp_server.storage.sql.wake import Wake
+
+
+class RunStarts:
+    """Starting is an operation on `agent://NAME` or `tool://NAME`."""
+
+    def __init__(
+        self,
+        operation: Operations,
+        control: AsyncEngine,
+        queue: RunQueue,
+        wake: Wake,
+        ttl_of: Callable[[str], float | None],
+    ) -> None:
+        self._operation = operation
+        self._control = control
+        self._queue = queue
+        self._wake = wake
+        self._ttl_of = ttl_of
+        self._access = RunAccess(operation, queue)
+        self._admission = Admission(control)
+
+    async def start(
+        self,
+        principal: Principal,
+        agent: str,
+        input: str | list[dict[str, Any]],  # noqa: A002  the contract's name
+        *,
+        options: Mapping[str, Any] | None = None,
+        key: str | None = None,
+        **terms: Unpack[RunTerms],
+    ) -> RunItem:
+        """Start a run of an agent as it is defined now, and return at once.
+
+        `input` is a text or a list of chat messages; `options` are further fields of a chat request
+        (`temperature`, `response_format`, …) for each turn of the model. `key` is an idempotency key.
+
+        Raises:
+            NotFound: there is no such agent. InvalidInput: the input or a term does not fit.
+            LimitExceeded: too many runs wait.
+        """
+        messages = read_conversation(input)
+        uri = agent_uri(agent)
+        async with self._operation(principal, "run", uri, key=key) as op:
+            run = self._new_run(
+                op,
+                terms,
+                kind="agent",
+                agent=agent,
+                definition=await load_agent(self._control, principal.tenant, agent),
+                input={"messages": messages, "options": dict(options or {})},
+            )
+            return run_item(await self._create(op, run))
+
+    async def start_tool(
+        self,
+        principal: Principal,
+        tool: str,
+        arguments: Mapping[str, Any],
+        *,
+        verb: Verb = "run",
+        egress: bool = False,
+        metered: bool = False,
+        key: str | None = None,
+        check: Callable[[], None] = lambda: None,
+        **terms: Unpack[RunTerms],
+    ) -> RunItem:
+        """Start a run of a tool and return at once.
+
+        `verb` and `egress` are those of the tool's declaration; `check` refuses arguments that do not fit.
+
+        Raises:
+            InvalidInput: a term does not fit. LimitExceeded: too many runs wait.
+        """
+        uri = f"tool://{tool}"
+        async with self._operation(
+            principal, verb, uri, key=key, egress=egress, metered=metered
+        ) as op:
+            check()
+            run = self._new_run(
+                op,
+                terms,
+                kind=f"{TOOL_KIND}{tool}",
+                definition={"verb": verb},
+                input={"arguments": dict(arguments)},
+            )
+            return run_item(await self._create(op, run))
+
+    async def _create(self, op: Operation, run: Run) -> Run:
+        await self._admission.check(run.tenant)
+        if op.key is None:
+            created, _ = await self._queue.create(run)
+        else:
+            async with self._control.begin() as tx:
+                known = await op.replay(tx)
+                if known is not None:
+                    return await self._access.load(run.tenant, known["run"])
+                created, _ = await self._queue.create(run, tx)
+                await op.remember(tx, {"run": created.id})
+        for topic in ("queue", "runs", "journal"):
+            self._wake.send(topic)
+        return created
+
+    def _new_run(self, op: Operation, terms: RunTerms, *, kind: str, **fields: Any) -> Run:
+        if op.lease is not None:
+            terms = {**terms, "origin": f"run://{op.lease.run}"}
+        if terms.get("ttl_seconds") is None:
+            terms = {**terms, "ttl_seconds": self._ttl_of(kind)}
+        principal = op.principal
+        return Run(
+            id=new_run_id(),
+            tenant=principal.tenant,
+            subject=principal.subject,
+            key_id=principal.key_id,
+            grant=principal.scopes,
+            kind=kind,
+            **columns(principal, op.uri, terms),
+            **fields,
+        )
