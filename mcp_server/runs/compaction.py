@@ -29,7 +29,7 @@ _MERGE = text(
         select id from runs where id = any(:ids) and not compacted order by id
         for update skip locked
     ), sized as (
-        select run, first_seq, last_seq, octet_length(events) as size,
+        select run, first_seq, last_seq, at, octet_length(events) as size,
             ceil(sum(octet_length(events)) over w / :half) as share
         from run_events join picked on picked.id = run
         window w as (partition by run order by first_seq)
@@ -42,12 +42,13 @@ _MERGE = text(
         from marked
     ), merged as materialized (
         select p.run, min(p.first_seq) as first_seq, max(p.last_seq) as last_seq,
+            max(p.at) as at,
             '[' || string_agg(substr(e.events, 2, p.size - 2), ',' order by p.first_seq) || ']'
                 as events
         from parted p join run_events e on e.run = p.run and e.first_seq = p.first_seq
         group by p.run, p.part having count(*) > 1
     ), kept as (
-        update run_events e set last_seq = m.last_seq, events = m.events
+        update run_events e set last_seq = m.last_seq, events = m.events, at = m.at
         from merged m where e.run = m.run and e.first_seq = m.first_seq
     ), dropped as (
         delete from run_events e using merged m

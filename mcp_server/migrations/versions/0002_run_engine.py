@@ -25,6 +25,7 @@ STATEMENTS = (
     alter table runs
         drop column worker,
         drop column heartbeat_at,
+        alter column input drop not null,
         add column lease bigint references run_leases (epoch),
         add column priority int not null default 0,
         add column not_before timestamptz not null default clock_timestamp(),

@@ -29,7 +29,7 @@ runs = Table(
     Column("kind", Text, nullable=False),
     Column("agent", Text),
     Column("definition", JsonText),
-    Column("input", JsonText, nullable=False),
+    Column("input", JsonText),
     Column("status", Text, nullable=False),
     Column("output", JsonText),
     Column("error", JsonText),
