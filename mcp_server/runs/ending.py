@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, cast
+from typing import Literal, TypeAlias
 
 from mcp_server.errors import AppError, LeaseLost, LimitExceeded
 from mcp_server.runs.intervals import Timing
@@ -63,7 +64,5 @@ def timed_out(run: Run) -> Outcome:
 
 def _cause(error: BaseException) -> BaseException:
     """Look into a task group's error that holds one only."""
-    if not isinstance(error, BaseExceptionGroup):
-        return error
-    inner = cast("BaseExceptionGroup[BaseException]", error).exceptions
+    inner: Sequence[BaseException] = getattr(error, "exceptions", ())
     return _cause(inner[0]) if len(inner) == 1 else error

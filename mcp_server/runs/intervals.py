@@ -12,7 +12,8 @@ class Timing:
 
     A worker that renews its lease every `heartbeat` keeps it; one that was silent for `lease` loses
     what it holds to the others. `watch`: a cancellation, a dead key, a lost run is noticed after that
-    time at the latest, also when no wake-up comes. `halt`: how long a work that is cancelled may
+    time at the latest, also when no wake-up comes, and after `coalesce` when they come all the time.
+    `batch`: runs that end within it are replaced by one claim. `halt`: how long a work that is cancelled may
     clean up before its run ends without it; `stop`: how long it may before nobody waits for it.
     """
 
@@ -20,7 +21,8 @@ class Timing:
     heartbeat: float = 2.0
     claim: float = 1.0
     watch: float = 0.5
-    coalesce: float = 0.05
+    coalesce: float = 0.1
+    batch: float = 0.01
     sweep: float = 0.5
     tidy: float = 5.0
     halt: float = 0.4

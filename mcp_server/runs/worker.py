@@ -79,7 +79,7 @@ class Worker:
         """Claim and execute while the context is open; then hand back what has not ended."""
         timing, upkeep = self._timing, self._upkeep
         with self._wake.listening("queue") as self._room, self._wake.listening("runs") as news:
-            claiming = forever(self._claim, pause=timing.claim, news=self._room)
+            claiming = forever(self._claim, pause=timing.claim, news=self._room, least=timing.batch)
             watching = forever(
                 self._watch.look, pause=timing.watch, news=news, least=timing.coalesce
             )
