@@ -163,6 +163,15 @@ class Operations:
         self._audit = audit
         self._rate_of = rate_of
         self._changed = changed
+        self._watchers: list[Callable[[str, str], None]] = []
+
+    def watch(self, watcher: Callable[[str, str], None]) -> None:
+        """Call `watcher` with the verb and the outcome of each operation that ends; it must not block."""
+        self._watchers.append(watcher)
+
+    def _tell(self, verb: Verb, outcome: str) -> None:
+        for watcher in self._watchers:
+            watcher(verb, outcome)
 
     async def meter(self, principal: Principal) -> None:
         """Count one request that names nothing to operate on.
@@ -226,6 +235,7 @@ class Operations:
         finally:
             micros = (time.perf_counter_ns() - begun) // 1000
             self._audit.record(principal, verb, uri, outcome, micros, labels)
+            self._tell(verb, outcome)
             if outcome == "ok" and verb in _CHANGING:
                 self._changed()
 

@@ -7,7 +7,7 @@ which a worker holds it. Wake-ups are the caller's, after the transaction.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
@@ -46,6 +46,8 @@ class RunQueue:
         # One statement, one round trip, no transaction that stays open when the process stops.
         self._at_once = control.execution_options(isolation_level="AUTOCOMMIT")
         self._record = record
+        # Told of each run that was claimed or ended here, after its transaction; must not block.
+        self.observers: list[Callable[[Run], None]] = []
 
     async def create(self, run: Run, tx: AsyncConnection | None = None) -> tuple[Run, bool]:
         """Store a queued run with its first event; with `tx`, in the caller's transaction.
@@ -78,7 +80,7 @@ class RunQueue:
                 taken += claimed
                 if len(claimed) >= min(rows[0].wanted, free) or len(taken) >= slots:
                     break
-        return [run_of(row) for row in taken]
+        return [self._observed(run_of(row)) for row in taken]
 
     async def end(self, run: str, epoch: int, outcome: Outcome) -> Run | None:
         """End a run: its last event is the status; None if the lease does not hold it any more."""
@@ -91,7 +93,7 @@ class RunQueue:
         }
         last = status_event(outcome.status, outcome.error)
         row = await self._change(*_held(run, epoch), values=values, events=[*outcome.events, last])
-        return None if row is None else run_of(row)
+        return None if row is None else self._observed(run_of(row))
 
     async def hand_back(
         self,
@@ -250,6 +252,11 @@ class RunQueue:
         origin = f"run://{run.id}"
         asked = listing(run.tenant).where(runs.c.origin == origin, runs.c.status.in_(LIVE))
         return await self._read(asked)
+
+    def _observed(self, run: Run) -> Run:
+        for observer in self.observers:
+            observer(run)
+        return run
 
     async def _read(self, query: Select[*tuple[Any, ...]]) -> list[Run]:
         async with self._at_once.connect() as connection:
