@@ -11,7 +11,8 @@ from sqlalchemy import Row, bindparam, func, select, update
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from mcp_server.errors import AppError
+from mcp_server.errors import InvalidInput
+from mcp_server.runs.outage import passes
 from mcp_server.runs.record import Run, new_run_id
 from mcp_server.runs.standing import (
     Creates,
@@ -40,6 +41,7 @@ _NOW = func.coalesce(bindparam("now", type_=TIMESTAMP(timezone=True)), func.cloc
 _DUE = (
     select(schedules, _NOW.label("now"))
     .where(schedules.c.enabled, schedules.c.next_fire_at <= _NOW)
+    .where(schedules.c.id.not_in(bindparam("broken", expanding=True)))
     .order_by(schedules.c.next_fire_at)
     .limit(1)
     .with_for_update(skip_locked=True)
@@ -62,13 +64,20 @@ async def fire_due(control: AsyncEngine, firing: Firing, now: datetime | None = 
     dies where, each tick is fired once, or left out once if its policy says so. `now` is for trials;
     without it the database's clock counts.
     """
-    started = 0
+    started, broken = 0, list[str]()
     for _ in range(MOST_PER_PASS):
-        async with control.begin() as tx:
-            row = (await tx.execute(_DUE, {"now": now})).first()
-            if row is None:
-                break
-            started += await _fire_or_stop(tx, firing, row)
+        row = None
+        try:
+            async with control.begin() as tx:
+                row = (await tx.execute(_DUE, {"now": now, "broken": broken})).first()
+                if row is None:
+                    break
+                started += await _fire_or_stop(tx, firing, row)
+        except Exception as error:  # a defect that one schedule meets must not keep the others
+            if row is None or passes(error):
+                raise
+            logger.exception("schedule %s of %s was not fired", row.name, row.tenant)
+            broken.append(row.id)
     return started
 
 
@@ -81,7 +90,7 @@ async def _fire_or_stop(tx: AsyncConnection, firing: Firing, row: Row[Any]) -> i
         run = None
         if decision.fire:
             run = await firing.starter.prepare(tx, found, await scopes_now(tx, found.owner), None)
-    except (Stop, AppError) as error:
+    except (Stop, InvalidInput) as error:
         reason = error.reason if isinstance(error, Stop) else error.message
         logger.warning("schedule %s of %s stops: %s", found.name, found.owner.tenant, reason)
         await stop(tx, schedules, "schedule", found, reason, firing.stopped)
@@ -102,9 +111,12 @@ async def _start(
     run: Run,
 ) -> list[datetime]:
     live = await live_runs(tx, found.owner.tenant, found.origin, MOST_LIVE)
-    room = 1 if timing.overlap == "skip" else MOST_LIVE
+    room = max((1 if timing.overlap == "skip" else MOST_LIVE) - live, 0)
+    if room < len(decision.fire) and timing.overlap == "queue":
+        told = (found.name, found.owner.tenant, live)
+        logger.warning("schedule %s of %s: ticks are left out, %d runs live", *told)
     fired: list[datetime] = []
-    for tick in decision.fire[: max(room - live, 0)]:
+    for tick in decision.fire[:room]:
         waits = timing.jitter_seconds > 0
         fresh = replace(
             run,

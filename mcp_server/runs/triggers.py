@@ -13,7 +13,8 @@ from sqlalchemy import Row, bindparam, cast, func, literal, select, text, update
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from mcp_server.errors import AppError, InvalidInput
+from mcp_server.errors import InvalidInput
+from mcp_server.runs.outage import passes
 from mcp_server.runs.record import Run, new_run_id
 from mcp_server.runs.standing import (
     Creates,
@@ -144,11 +145,16 @@ async def fire_triggers(
             news = list(await tx.scalars(_NEWS, {"now": now}))
         behind = False
         for trigger in news:
-            async with control.begin() as tx:
-                row = (await tx.execute(_HELD, {"id": trigger, "now": now})).first()
-                if row is not None:  # else another process is at it
-                    fired, more = await _look_or_stop(tx, following, row)
-                    started, behind = started + fired, behind or more
+            try:
+                async with control.begin() as tx:
+                    row = (await tx.execute(_HELD, {"id": trigger, "now": now})).first()
+                    if row is not None:  # else another process is at it
+                        fired, more = await _look_or_stop(tx, following, row)
+                        started, behind = started + fired, behind or more
+            except Exception as error:  # a defect that one trigger meets must not keep the others
+                if passes(error):
+                    raise
+                logger.exception("trigger %s was not looked at", trigger)
         if not behind:
             break
     return started
@@ -160,7 +166,7 @@ async def _look_or_stop(
     found = standing(row, "trigger")
     try:
         return await _look(tx, following, found, row)
-    except (Stop, AppError) as error:
+    except (Stop, InvalidInput) as error:
         reason = error.reason if isinstance(error, Stop) else error.message
         logger.warning("trigger %s of %s stops: %s", found.name, found.owner.tenant, reason)
         await stop(tx, triggers, "trigger", found, reason, following.stopped)

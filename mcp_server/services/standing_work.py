@@ -186,6 +186,8 @@ class WorkStarter:
                 terms = columns(principal, uri, work.terms())
                 fields = await self._fields(tx, principal, work, changes, standing.name)
         except AppError as error:
+            if error.retryable:  # the database went away: that is no reason to stop for good
+                raise
             raise Stop(error.message) from error
         terms["ttl_seconds"] = self.ttl_of(fields["kind"])
         return Run(

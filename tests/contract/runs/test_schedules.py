@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -210,10 +211,10 @@ async def test_saves_at_the_same_time_make_one_schedule(
     assert [item["version"] for item in listed] == [max(item["version"] for item in saved)]
     entries, _ = await journal.read(control, principal.tenant, None, 100)
     own = [entry for entry in entries if entry["uri"] == "schedule://s"]
-    assert [entry["prev_version"] for entry in own] == [
-        None,
-        *(entry["version"] for entry in own[:-1]),
-    ]
+    # Each replaced another one: they came one after the other.
+    replaced = {entry["prev_version"] for entry in own}
+    assert replaced == {None, *(item["version"] for item in saved)} - {listed[0]["version"]}
+    assert len(own) == 5
 
 
 async def test_a_save_with_an_idempotency_key_happens_once(
@@ -445,6 +446,29 @@ async def test_a_schedule_that_cannot_be_read_stops_alone(
     assert await clock.schedules.fire_due(max(next_of(bad), next_of(good))) == 1
     assert "Mars/Olympus" in str((await clock.schedules.get(principal, "a"))["stopped"])
     assert len(await clock.ticks(principal, good)) == 1
+
+
+async def test_a_defect_that_one_schedule_meets_does_not_keep_the_others(
+    clock: Clockwork,
+    principal: Principal,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await clock.schedules.save(principal, "a", timing={"every_seconds": 60}, work=WORK)
+    tool = {"tool": "import"}
+    good = await clock.schedules.save(principal, "b", timing={"every_seconds": 61}, work=tool)
+    seconds = itertools.count()
+
+    async def broken(*_: Any) -> None:
+        raise KeyError(next(seconds))
+
+    monkeypatch.setattr("mcp_server.services.standing_work.find_agent", broken)
+    assert await clock.schedules.fire_due(next_of(good)) == 1
+    assert len(await clock.ticks(principal, good)) == 1
+    assert "schedule a of" in caplog.text
+    monkeypatch.undo()
+    assert await clock.schedules.fire_due(next_of(good)) == 1
+    assert (await clock.schedules.get(principal, "a"))["stopped"] is None
 
 
 async def test_an_idle_look_is_one_cheap_query(clock: Clockwork, principal: Principal) -> None:
