@@ -80,13 +80,17 @@ class Gated:
         if not iscoroutinefunction(method):
             return method
 
-        async def gated(*args: Any, **named: Any) -> Any:
+        async def passing(*args: Any, **named: Any) -> Any:
             await self._gate(self._thing)
             result = await method(*args, **named)
             await self._gate(self._thing)
             return result
 
-        return gated
+        return passing
+
+
+def gated(inner: Any, gate: Gate, thing: int = 1) -> Any:
+    return Gated(inner, gate, thing)
 
 
 class GatedModel(ScriptedModel):
@@ -151,18 +155,18 @@ class Cell:
 
         work = AgentWork(
             model_for,
-            lambda principal, _: Gated(Books(self.sql, self.kv, principal), gate),
+            lambda principal, _: gated(Books(self.sql, self.kv, principal), gate),
             self.scopes_now,
             lambda run, after: self.stores.events.read(run, after, 100),
         )
         plain = self.stores
         stores = replace(
             plain,
-            queue=Gated(plain.queue, gate),
-            events=Gated(plain.events, gate),
-            steps=Gated(plain.steps, gate),
-            leases=Gated(plain.leases, gate, 0),
-            heartbeat=Gated(plain.heartbeat, gate, 0),
+            queue=gated(plain.queue, gate),
+            events=gated(plain.events, gate),
+            steps=gated(plain.steps, gate),
+            leases=gated(plain.leases, gate, 0),
+            heartbeat=gated(plain.heartbeat, gate, 0),
         )
         async with open_worker(stores, {"agent": work}, Wake(), timing=QUICK):
             try:
