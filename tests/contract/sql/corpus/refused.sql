@@ -161,6 +161,137 @@ refresh materialized view {other}.secret
 select * from {own}.victim
 create table {own}.intruder (a int)
 
+-- the server's own schema, in which it marks what keys have done
+select * from isthmus.effects
+table isthmus.writers
+select * from "isthmus"."effects"
+select * from U&"isth\006dus".effects
+select * from U&"isth!006dus" uescape '!' . effects
+select * from isthmus_data.isthmus.effects
+select isthmus.effects.result from victim
+select isthmus_data.isthmus.effects.result from victim
+select (select result from isthmus.effects limit 1)
+with e as (select * from isthmus.fences) select * from e
+select * from victim, lateral (select * from isthmus.effects) e
+explain select * from isthmus.effects
+select isthmus.begin_effect('p', 'k', 's', 'a', null, null)
+select "isthmus"."begin_effect"('p', 'k', 's', 'a', null, null)
+select U&"isth\006dus".U&"begin\005feffect"('p', 'k', 's', 'a', null, null)
+select isthmus_data.isthmus.begin_effect('p', 'k', 's', 'a', null, null)
+select begin_effect('p', 'k', 's', 'a', null, null)
+select main.begin_effect('p', 'k', 's', 'a', null, null)
+select isthmus.finish_effect('p', 'k', 's', null, null, 'forged')
+select isthmus.require_writer('p')
+select isthmus.begin_effect(given_proof => 'p', given_key => 'k', given_statement => 's', given_arguments => 'a', given_run => null, given_epoch => null)
+select isthmus.begin_effect(variadic array['p'])
+select * from isthmus.begin_effect('p', 'k', 's', 'a', null, null)
+select * from rows from (isthmus.begin_effect('p', 'k', 's', 'a', null, null))
+select * from victim where isthmus.begin_effect('p', 'k', 's', 'a', null, null) is null
+select * from victim order by isthmus.begin_effect('p', 'k', 's', 'a', null, null)
+select count(*) filter (where isthmus.begin_effect('p', 'k', 's', 'a', null, null) is null) from victim
+explain select isthmus.begin_effect('p', 'k', 's', 'a', null, null)
+explain (analyze) select isthmus.begin_effect('p', 'k', 's', 'a', null, null)
+select ('p').begin_effect
+select ('p'::text).require_writer
+select (victim).require_writer from victim
+call isthmus.begin_effect('p', 'k', 's', 'a', null, null)
+do $$ begin perform isthmus.begin_effect('p', 'k', 's', 'a', null, null); end $$
+prepare p as select isthmus.begin_effect('p', 'k', 's', 'a', null, null)
+execute begin_effect
+set search_path = isthmus
+select set_config('search_path', 'isthmus', false)
+select query_to_xml('select isthmus.begin_effect(''p'', ''k'', ''s'', ''a'', null, null)', true, true, '')
+select 'isthmus.begin_effect'::regproc
+select regproc 'isthmus.begin_effect'
+select cast('isthmus.begin_effect(text,text,text,text,text,bigint)' as regprocedure)
+select 'isthmus.effects'::regclass
+select 'isthmus'::regnamespace
+select to_regproc('isthmus.begin_effect')
+select to_regclass('isthmus.effects')
+select pg_get_functiondef('isthmus.begin_effect'::regproc)
+select has_function_privilege('isthmus.begin_effect(text,text,text,text,text,bigint)', 'execute')
+select nextval('isthmus.effects')
+select pg_get_serial_sequence('isthmus.effects', 'key')
+select null::isthmus.effects
+select (null::isthmus.effects).result
+select '(a,b,c,d,1,e,now)'::isthmus.effects
+select cast(null as "isthmus"."effects"[])
+select json_populate_record(null::isthmus.effects, '{{}}')
+select * from json_to_recordset('[]') as x(a isthmus.effects)
+select json_value('1', '$' returning isthmus.effects)
+select 1 operator(isthmus.=) 1
+select 'a' collate isthmus.c
+insert into isthmus.effects (role, key, statement, arguments, result) values ('{role}', 'k', 's', 'a', 'forged')
+insert into isthmus.writers values ('{role}', 'forged')
+insert into victim select 1 from isthmus.effects
+insert into victim values (length(isthmus.begin_effect('p', 'k', 's', 'a', null, null)))
+insert into victim values (1) on conflict (a) do update set b = isthmus.begin_effect('p', 'k', 's', 'a', null, null)
+update isthmus.fences set epoch = 99
+update victim set b = isthmus.begin_effect('p', 'k', 's', 'a', null, null)
+update victim set a = 1 from isthmus.effects
+delete from isthmus.effects
+delete from victim using isthmus.effects e where e.epoch = a
+with gone as (delete from isthmus.fences returning *) select * from gone
+merge into isthmus.effects e using victim v on true when matched then delete
+merge into victim v using isthmus.effects e on true when matched then delete
+truncate isthmus.effects
+truncate victim, isthmus.fences
+create table isthmus.intruder (a int)
+create table intruder (a isthmus.effects)
+create table intruder (like isthmus.effects including all)
+create table intruder () inherits (isthmus.effects)
+create table intruder of isthmus.effects
+create table intruder (a int references isthmus.fences (epoch))
+create table intruder (a text default isthmus.begin_effect('p', 'k', 's', 'a', null, null))
+create table intruder (a text check (isthmus.begin_effect('p', 'k', 's', 'a', null, null) is null))
+create table intruder (a text, b text generated always as (isthmus.begin_effect('p', 'k', 's', 'a', null, null)) stored)
+create table intruder as select isthmus.begin_effect('p', 'k', 's', 'a', null, null)
+create table intruder as select * from isthmus.effects
+create table intruder (a text) partition by range (isthmus.begin_effect('p', 'k', 's', 'a', null, null))
+create index on victim (isthmus.begin_effect('p', 'k', 's', 'a', null, null))
+create index on victim (a) where isthmus.begin_effect('p', 'k', 's', 'a', null, null) is null
+create index on isthmus.effects (key)
+create view intruder as select isthmus.begin_effect('p', 'k', 's', 'a', null, null)
+create view intruder as select * from isthmus.effects
+create or replace view isthmus.intruder as select 1
+create materialized view intruder as select isthmus.begin_effect('p', 'k', 's', 'a', null, null)
+create domain intruder as text check (isthmus.begin_effect('p', 'k', 's', 'a', null, null) is null)
+create domain intruder as text default isthmus.begin_effect('p', 'k', 's', 'a', null, null)
+create domain intruder as isthmus.effects
+create type intruder as (a isthmus.effects)
+create type isthmus.intruder as enum ('a')
+create sequence isthmus.intruder
+alter table isthmus.effects add column x int
+alter table isthmus.effects rename to x
+alter table isthmus.effects owner to current_user
+alter table victim add column c text default isthmus.begin_effect('p', 'k', 's', 'a', null, null)
+alter table victim alter column b set default isthmus.begin_effect('p', 'k', 's', 'a', null, null)
+alter table victim alter column b type text using isthmus.begin_effect('p', 'k', 's', 'a', null, null)
+alter table victim add constraint c check (isthmus.begin_effect('p', 'k', 's', 'a', null, null) is null)
+alter table victim inherit isthmus.effects
+alter function isthmus.begin_effect security invoker
+alter schema isthmus rename to x
+alter default privileges in schema isthmus grant all on tables to public
+grant execute on function isthmus.begin_effect(text,text,text,text,text,bigint) to public
+grant usage on schema isthmus to public
+drop table isthmus.effects
+drop table victim, isthmus.effects
+drop function isthmus.begin_effect
+drop schema isthmus cascade
+drop type isthmus.effects
+comment on table isthmus.effects is 'x'
+comment on schema isthmus is 'x'
+comment on column isthmus.effects.key is 'x'
+comment on function isthmus.begin_effect is 'x'
+create or replace function isthmus.begin_effect(text) returns text language sql as 'select 1'
+create trigger t before insert on isthmus.effects for each row execute function f()
+create rule r as on select to isthmus.effects do instead select 1
+lock table isthmus.effects
+copy isthmus.effects to stdout
+copy (select isthmus.begin_effect('p', 'k', 's', 'a', null, null)) to stdout
+analyze isthmus.effects
+security label on function isthmus.begin_effect is 'x'
+
 -- the catalog
 select * from pg_class
 select * from pg_catalog.pg_class
