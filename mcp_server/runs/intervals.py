@@ -13,8 +13,8 @@ class Timing:
     A worker that renews its lease every `heartbeat` keeps it; one that was silent for `lease` loses
     what it holds to the others. `watch`: a cancellation, a dead key, a lost run is noticed after that
     time at the latest, also when no wake-up comes, and after `coalesce` when they come all the time.
-    `batch`: runs that end within it are replaced by one claim. `halt`: how long a work that is cancelled may
-    clean up before its run ends without it; `stop`: how long it may before nobody waits for it.
+    `batch`: runs that end within it are replaced by one claim. `halt`: how long a work that is
+    cancelled may clean up before its run ends without it; `stop`: before nobody waits for it.
     """
 
     lease: float = 10.0
