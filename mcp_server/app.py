@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
@@ -17,15 +18,19 @@ from mcp_server.auth.keys import KeyService
 from mcp_server.auth.principal import Principal
 from mcp_server.bus import Bus, ToolSpec
 from mcp_server.completions import add_completions
-from mcp_server.declarations import declare
+from mcp_server.declarations import Declared, declare
 from mcp_server.door_errors import render_unknown_path
 from mcp_server.doors import DeclaredRoute, Gate
 from mcp_server.engines import Engines, open_engines
+from mcp_server.extensions.announcing import announce_to_modern_clients
+from mcp_server.extensions.tasks import TasksExtension
+from mcp_server.extensions.tasks_listen import serve_task_notifications
 from mcp_server.handshake import add_handshake_methods
 from mcp_server.limits import Limits
 from mcp_server.operation import Operations
 from mcp_server.plugins import load_plugins, set_up
 from mcp_server.runs.context import Work
+from mcp_server.runs.queue import RunQueue
 from mcp_server.runs.stores import Stores
 from mcp_server.runs.worker import Worker, open_worker
 from mcp_server.secret import derive, server_secret
@@ -39,10 +44,15 @@ from mcp_server.services.models import ModelService
 from mcp_server.services.objects import ObjectService, collecting
 from mcp_server.services.run_engine import open_runs, run_stores
 from mcp_server.services.run_results import TOOL_KIND
+from mcp_server.services.schedules import ScheduleService
 from mcp_server.services.sql import SqlService
+from mcp_server.services.standing_keeper import keeping_standing
+from mcp_server.services.standing_work import WorkStarter
 from mcp_server.services.tool_work import ToolWork
+from mcp_server.services.triggers import TriggerService
 from mcp_server.services.vectors import VectorService
 from mcp_server.settings import Settings
+from mcp_server.storage.sql.wake import TOPICS
 from mcp_server.toolbox import BusToolbox
 from mcp_server.transports import http, sse
 from mcp_server.transports.host_guard import HostGuard
@@ -107,6 +117,7 @@ async def open_runtime(
         runs = await stack.enter_async_context(
             open_runs(operations, control, stores, engines.wake, settings.run_ttl_days.seconds)
         )
+        standing = _standing(engines, operations, stores, declared, settings)
         services = Services(
             agents=AgentService(
                 operations, control, models=engines.router.models, tools=list_tools
@@ -117,27 +128,38 @@ async def open_runtime(
             models=ModelService(operations, engines.router),
             objects=objects,
             runs=runs,
+            schedules=ScheduleService(*standing),
+            triggers=TriggerService(*standing),
             sql=SqlService(operations, control, engines.sql),
             vectors=VectorService(operations, control, engines.vectors, engines.embedder),
         )
         updates = Updates()
         server = IsthmusServer(
-            declared, services, operations, secret=derive(secret, "request state"), bus=updates
+            declared,
+            services,
+            operations,
+            secret=derive(secret, "request state"),
+            bus=updates,
+            extensions=[TasksExtension(operations, runs, declared.tools)],
         )
+        announce_to_modern_clients(server)
         add_handshake_methods(server, updates)
         serve_listening(server, updates)
+        serve_task_notifications(server, runs)
         add_completions(server, plugins.completions)
         await set_up(plugins, server)
         await server.refuse_undeclared_tools()
-        await stack.enter_async_context(
-            updates.following(control, engines.wake, runs.following)
-        )
+        await stack.enter_async_context(updates.following(control, engines.wake, runs.following))
         late.append(Bus(server))
         slots = settings.run_concurrency if concurrency is None else concurrency
         works = _works(engines, keys, stores, server, late[0])
         worker = slots and await stack.enter_async_context(
             open_worker(stores, works, engines.wake, concurrency=slots)
         )
+        if slots:
+            await stack.enter_async_context(
+                keeping_standing(services.schedules, services.triggers, engines.wake)
+            )
         yield Runtime(
             settings=settings,
             engines=engines,
@@ -149,6 +171,24 @@ async def open_runtime(
             stores=stores,
             worker=worker or None,
         )
+
+
+def _standing(
+    engines: Engines,
+    operations: Operations,
+    stores: Stores,
+    declared: Declared,
+    settings: Settings,
+) -> tuple[Operations, AsyncEngine, RunQueue, WorkStarter, Callable[[], None]]:
+    """Return what schedules and triggers are made of: what they start goes to the queue of runs."""
+    long_tools = {tool.name: tool for tool in declared.tools if tool.long}
+
+    def started() -> None:
+        for topic in TOPICS:
+            engines.wake.send(topic)
+
+    starter = WorkStarter(operations, long_tools.get, settings.run_ttl_days.seconds)
+    return operations, engines.runs, stores.queue, starter, started
 
 
 def _works(

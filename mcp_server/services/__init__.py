@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from mcp_server.services.models import ModelService
     from mcp_server.services.objects import ObjectService
     from mcp_server.services.runs import RunService
+    from mcp_server.services.schedules import ScheduleService
     from mcp_server.services.sql import SqlService
+    from mcp_server.services.triggers import TriggerService
     from mcp_server.services.vectors import VectorService
 
 
@@ -28,5 +30,7 @@ class Services:
     models: ModelService
     objects: ObjectService
     runs: RunService
+    schedules: ScheduleService
     sql: SqlService
+    triggers: TriggerService
     vectors: VectorService
