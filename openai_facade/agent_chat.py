@@ -35,7 +35,8 @@ async def answer_as_agent(
 
     A client that leaves cancels the run. A run that is interrupted goes on with another worker, and
     so does the stream of its answer: as one message with one finish_reason, in which the text of a
-    turn that had to begin anew follows the incomplete one after a blank line.
+    turn that had to begin anew follows the incomplete one after a blank line. A run that waits for a
+    person lets the client wait too.
 
     Raises:
         AppError: there is no such agent, the request does not fit, or the run failed.
