@@ -55,6 +55,10 @@ class Rows:
         self.steps = RunSteps(self.control)
         self.sweep = Sweep(self.control, record)
 
+    def another(self) -> Rows:
+        """Return the same with another kind: nothing that was left in the queue is claimed."""
+        return Rows(self.control, self.tenant, taken=self.taken)
+
     def run(self, **fields: Any) -> Run:
         base: dict[str, Any] = {
             "id": new_run_id(),
