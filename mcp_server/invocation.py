@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mcp_server.runs.context import RunContext
 
@@ -14,13 +14,15 @@ from mcp_server.runs.context import RunContext
 class Invocation:
     """Its idempotency key, deadline (event loop's time) and run; requests from outside add nothing.
 
-    `run` is the attempt at a run of a long tool, if the call is that run's own work.
+    `run` is the attempt at a run of a long tool, if the call is that run's own work. The caller of a
+    `detached` call follows the run that it starts: the call returns as soon as there is one.
     """
 
     key: str | None = None
     deadline: float | None = None
     metered: bool = True
     run: RunContext | None = None
+    detached: bool = False
 
 
 _FROM_OUTSIDE = Invocation()
@@ -40,3 +42,10 @@ def invoking(invocation: Invocation) -> Generator[None]:
         yield
     finally:
         _invocation.reset(token)
+
+
+@contextmanager
+def detaching() -> Generator[None]:
+    """Let the calls made inside return as soon as their run is started."""
+    with invoking(replace(_invocation.get(), detached=True)):
+        yield

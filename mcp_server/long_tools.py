@@ -11,7 +11,7 @@ from mcp_server.auth.principal import current_principal
 from mcp_server.boundary import check_arguments
 from mcp_server.invocation import Invocation
 from mcp_server.services import Services
-from mcp_server.services.run_results import RunItem
+from mcp_server.services.run_results import RunItem, RunResult
 from mcp_server.services.runs import RunTerms
 from mcp_server.services.tool_work import wire_result
 from mcp_server.tool import DeclaredTool
@@ -51,11 +51,15 @@ async def call_long(
 ) -> CallToolResult:
     """Run a long tool and wait for it, passing its progress on; a caller that leaves cancels the run.
 
+    A detached call only starts it: its result is a `RunResult`.
+
     A run that asks something goes on waiting: the result is then an error that tells how to answer.
 
     Raises:
         InvalidInput: the arguments do not fit. AppError: what `RunService.run_tool` raises.
     """
+    if invocation.detached:
+        return _started(await start_long(services, tool, arguments, invocation, {}))
     told = float("-inf")
 
     async def tell(event: dict[str, Any]) -> None:
@@ -95,6 +99,12 @@ def tool_result(run: RunItem) -> CallToolResult:
     else:
         text = f"conflict: run {run['run']} is {run['status']}; run_get tells more"
     return CallToolResult(content=[TextContent(type="text", text=text)], is_error=True)
+
+
+def _started(run: RunItem) -> CallToolResult:
+    shown = RunResult(run=run["run"], status=run["status"], output=None, error=run["error"])
+    text = f"run {run['run']} is {run['status']}; run_get tells what becomes of it"
+    return CallToolResult(content=[TextContent(type="text", text=text)], structured_content=shown)
 
 
 def _check(tool: DeclaredTool, arguments: dict[str, Any]) -> None:

@@ -169,7 +169,8 @@ class IsthmusServer(MCPServer[Any]):
         ):
             check_arguments(arguments)
             key, deadline = invocation.key, invocation.deadline
-            call = Call(principal, self._services, key, deadline, context, invocation.run)
+            run, detached = invocation.run, invocation.detached
+            call = Call(principal, self._services, key, deadline, context, run, detached)
             return await tool.execute(arguments, call)
 
     async def list_resources(self) -> list[Resource]:

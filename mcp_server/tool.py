@@ -37,6 +37,7 @@ class DeclaredTool(Tool):
     long: bool
     idempotent: bool
     retry_unsure: bool
+    starts_run: bool
     call_kwarg: str | None
     shows_dict: bool
 
@@ -70,6 +71,7 @@ class DeclaredTool(Tool):
             long=declaration.long,
             idempotent=declaration.idempotent,
             retry_unsure=declaration.unsure == "retry",
+            starts_run=declaration.starts_run,
             annotations=ToolAnnotations(
                 read_only_hint=declaration.read_only,
                 destructive_hint=declaration.destructive and not declaration.read_only,

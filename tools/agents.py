@@ -60,7 +60,7 @@ async def agent_list(call: Call) -> AgentPage:
     return await call.services.agents.list(call.principal)
 
 
-@tool(verb="run")
+@tool(verb="run", starts_run=True)
 async def agent_run(
     call: Call,
     agent: str,
@@ -82,6 +82,8 @@ async def agent_run(
         if said is not None:
             await call.progress(event["seq"], None, said)
 
+    if call.detached:
+        wait_seconds = 0
     if call.deadline is not None:  # to answer with the run's id, not with a timeout
         left = call.deadline - asyncio.get_running_loop().time() - MARGIN_SECONDS
         wait_seconds = min(wait_seconds, max(left, 0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, Literal
@@ -11,11 +11,11 @@ from typing import Any, Literal
 from mcp.server.mcpserver import Context
 
 from mcp_server.auth.principal import Principal
-from mcp_server.errors import Conflict
+from mcp_server.errors import Conflict, Forbidden
 from mcp_server.runs.context import RunContext
 from mcp_server.runs.fence import parse_key
 from mcp_server.services import Services
-from mcp_server.services.run_answers import check_schema
+from mcp_server.services.run_answers import check_schema, every_part, is_declined
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class Call:
 
     `key` is the idempotency key of this call, if the caller has one; `deadline` is in the event
     loop's time. `run` is the attempt at a durable run that a long tool works in, None for any other.
+    A call is `detached` if its caller follows the run that it starts, and so waits for no end of it.
     """
 
     principal: Principal
@@ -32,6 +33,7 @@ class Call:
     deadline: float | None = None
     context: Context | None = None
     run: RunContext | None = None
+    detached: bool = False
     _asks: Iterator[int] = field(default_factory=lambda: count(1), repr=False, compare=False)
 
     async def progress(
@@ -81,15 +83,48 @@ class Call:
         answer; an approval is answered by `{"approved": bool, "reason"?: str}`.
 
         Raises:
-            Conflict: the tool is not declared long. InvalidInput: the schema is none.
+            Forbidden: a question was declined. Conflict: the tool is not declared long.
+            InvalidInput: the schema is none.
         """
-        if self.run is None:
-            raise Conflict("only a tool declared with long=True can ask")
         if schema is not None:
             check_schema(schema)
-        return await self.run.ask(
+        answer = await self._asking().ask(
             f"ask/{next(self._asks)}", message=message, schema=schema, kind=kind
         )
+        if is_declined(answer):
+            raise Forbidden(f"the question was declined: {message}")
+        return answer
+
+    async def ask_each(
+        self, questions: Mapping[str, tuple[str, dict[str, Any] | None]]
+    ) -> dict[str, Any]:
+        """Ask several things at once, and return their answers; each may be answered on its own.
+
+        `questions` holds the message and the JSON schema of each by a name, and the result its answer.
+
+        Raises:
+            Forbidden: one of them was declined. And what `ask` raises.
+        """
+        if not questions:
+            return {}
+        parts: dict[str, dict[str, Any]] = {}
+        for name, (message, schema) in questions.items():
+            if schema is not None:
+                check_schema(schema)
+            parts[name] = {"message": message, "schema": schema}
+        message = "; ".join(part["message"] for part in parts.values())
+        answers = await self._asking().ask(
+            f"ask/{next(self._asks)}", message=message, schema=every_part(parts), parts=parts
+        )
+        for name, part in parts.items():
+            if is_declined(answers) or is_declined(answers[name]):
+                raise Forbidden(f"the question was declined: {part['message']}")
+        return answers
+
+    def _asking(self) -> RunContext:
+        if self.run is None:
+            raise Conflict("only a tool declared with long=True can ask")
+        return self.run
 
 
 @dataclass(frozen=True, slots=True)

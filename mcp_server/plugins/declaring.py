@@ -27,6 +27,7 @@ class ToolDeclaration:
     long: bool = False
     idempotent: bool = True
     unsure: Unsure = "fail"
+    starts_run: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ def tool(
     long: bool = False,
     idempotent: bool = True,
     unsure: Unsure = "fail",
+    starts_run: bool = False,
 ) -> Callable[[F], F]:
     """Declare an async function as a tool: its docstring and annotations are what a model reads.
 
@@ -75,6 +77,9 @@ def tool(
     A `long` tool works in a durable run: it survives its process, and is then called again from its
     beginning with the same key. One that is not `idempotent` - it does not heed that key - is not
     called again once it began: its run ends as `unsure`, or is done again if `unsure` is `retry`.
+
+    A tool that `starts_run` returns `{run, status, …}` of a run that goes on after it; a client of the
+    Tasks extension gets that run as a task.
     """
 
     if callable(name):
@@ -95,6 +100,7 @@ def tool(
                 long,
                 idempotent,
                 unsure,
+                starts_run,
             ),
         )
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 from mcp_server.errors import InvalidInput
 from mcp_server.storage.sql.schema import encode_json
@@ -17,6 +18,37 @@ APPROVAL: dict[str, Any] = {
     "required": ["approved"],
     "additionalProperties": False,
 }
+
+# What a step that asks gets instead of an answer; `is_declined` knows it.
+DECLINED = {"isthmus/declined": True}
+
+
+def is_declined(answer: Any) -> bool:
+    """Tell whether nobody wanted to answer."""
+    return isinstance(answer, dict) and "isthmus/declined" in cast("dict[str, Any]", answer)
+
+
+def every_part(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the JSON schema of an answer to all the parts of a question at once."""
+    properties: dict[str, Any] = {name: part["schema"] or {} for name, part in parts.items()}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def check_part(request: dict[str, Any], part: str, answer: Any) -> None:
+    """Hold an answer against the schema of one part of a request.
+
+    Raises:
+        InvalidInput: the request has no such part, or the answer does not fit.
+    """
+    asked = request.get("parts", {}).get(part)
+    if asked is None:
+        raise InvalidInput(f"part: the question has no part {part[:80]!r}", param="part")
+    check_answer({"kind": "question", "schema": asked["schema"]}, answer)
 
 
 def answer_schema(request: dict[str, Any]) -> dict[str, Any] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -19,16 +19,26 @@ class RunError(TypedDict):
     message: str
 
 
+class RunPart(TypedDict):
+    """One of several things that a run asks at once."""
+
+    message: str
+    schema: dict[str, Any] | None
+    answered: bool
+
+
 class RunRequest(TypedDict):
     """What a run waits for: an answer to `message` that fits `schema` (JSON Schema 2020-12).
 
     `kind` is `question` or `approval`; an approval is answered by `{"approved": bool, "reason"?: str}`.
+    `parts` are there if several things are asked at once; the answer is an object with one value for each.
     """
 
     id: str
     kind: str
     message: str
     schema: dict[str, Any] | None
+    parts: NotRequired[dict[str, RunPart]]
 
 
 class RunProgress(TypedDict):
@@ -44,7 +54,8 @@ class RunSummary(TypedDict):
 
     `kind` is `agent` or `tool`, and `agent` or `tool` its name. `attempt` counts the workers that took it,
     `retries` how often it failed and was tried again; `dead_letter` marks one that used them up.
-    `last_event` is the number of its newest event.
+    `last_event` is the number of its newest event, and `updated_at` its time, which lists leave out.
+    A live run expires at `expires_at`, an ended one is deleted after `kept_until`.
     """
 
     run: str
@@ -60,7 +71,10 @@ class RunSummary(TypedDict):
     progress: RunProgress | None
     created_at: str | None
     started_at: str | None
+    updated_at: str | None
     ended_at: str | None
+    expires_at: str | None
+    kept_until: str | None
     usage: dict[str, Any] | None
     last_event: int
 
@@ -125,7 +139,10 @@ def run_summary(run: Run) -> RunSummary:
         progress=None if progress is None else _progress(progress),
         created_at=iso_or_none(run.created_at),
         started_at=iso_or_none(run.started_at),
+        updated_at=iso_or_none(run.ended_at or run.updated_at),
         ended_at=iso_or_none(run.ended_at),
+        expires_at=iso_or_none(run.expires_at),
+        kept_until=iso_or_none(run.purge_at),
         usage=run.usage,
         last_event=run.last_seq,
     )
@@ -138,12 +155,20 @@ def run_item(run: Run) -> RunItem:
 
 
 def _request(request: dict[str, Any]) -> RunRequest:
-    return RunRequest(
+    shown = RunRequest(
         id=request["id"],
         kind=request["kind"],
         message=request["message"],
         schema=request.get("schema"),
     )
+    answers: dict[str, Any] = request.get("answers", {})
+    parts: dict[str, Any] = request.get("parts", {})
+    if parts:
+        shown["parts"] = {
+            name: RunPart(message=part["message"], schema=part["schema"], answered=name in answers)
+            for name, part in parts.items()
+        }
+    return shown
 
 
 def _progress(progress: dict[str, Any]) -> RunProgress:

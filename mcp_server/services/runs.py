@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Any
 
 import anyio
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mcp_server.auth.principal import Principal
-from mcp_server.errors import Conflict, InvalidInput, Timeout
+from mcp_server.errors import InvalidInput, Timeout
 from mcp_server.operation import Operations
 from mcp_server.policy import Verb
 from mcp_server.runs.events import RunEvents as EventStore
@@ -22,7 +21,7 @@ from mcp_server.runs.queue import RunQueue
 from mcp_server.runs.record import Event, Run
 from mcp_server.services import names
 from mcp_server.services.run_access import listing, visible
-from mcp_server.services.run_answers import check_answer
+from mcp_server.services.run_inputs import RunInputs
 from mcp_server.services.run_pages import one_status, read_cursor, write_cursor
 from mcp_server.services.run_results import (
     RunError,
@@ -35,7 +34,6 @@ from mcp_server.services.run_results import (
     run_item,
     run_summary,
 )
-from mcp_server.services.run_starts import RunStarts
 from mcp_server.services.run_terms import RunTerms
 from mcp_server.services.run_watch import OnEvent, RunWatch
 from mcp_server.storage.sql.wake import Wake
@@ -55,7 +53,7 @@ __all__ = [
 MAX_WAIT_SECONDS = 600.0
 
 
-class RunService(RunStarts):
+class RunService(RunInputs):
     """Starting is an operation on `agent://NAME` or `tool://NAME`, everything else on `run://ID`.
 
     Whoever may run an agent or a tool may also watch, answer and cancel the runs of it that its own key
@@ -230,33 +228,6 @@ class RunService(RunStarts):
             pass  # no operation stays open while it waits
         return await self._watch.page(found, after, size, wait_seconds)
 
-    async def input(
-        self, principal: Principal, run: str, answer: Any, request: str | None = None
-    ) -> RunItem:
-        """Answer what a run asks, and let it go on; the first answer wins.
-
-        `request` is the id of the question, for a caller that wants to answer no other one.
-
-        Raises:
-            NotFound: there is no such run in this tenant. InvalidInput: the answer does not fit the
-            question. Conflict: the run asks nothing, or was answered already.
-        """
-        async with self._access.opening(principal, "run", run) as (_, found):
-            asked = found.request
-            if found.status != "input_required" or asked is None:
-                raise Conflict(f"run {run} waits for no input; it is {found.status}")
-            if request is not None and request != asked["id"]:
-                raise Conflict(f"run {run} asks {asked['id']} now; {request[:80]!r} is over")
-            check_answer(asked, answer)
-            answered = await self._queue.answer(principal.tenant, run, asked["id"], answer)
-            if answered != "ok":
-                raise Conflict(f"run {run} was answered already; the first answer counts")
-            self._wake.send("queue")
-            self._watch.tell()
-            # As the answer left it: a worker may have taken it since.
-            told = replace(found, status="queued", request=None, last_seq=found.last_seq + 2)
-            return run_item(told)
-
     async def cancel(self, principal: Principal, run: str) -> RunItem:
         """Cancel a run wherever it is, and the runs that it started; one that has ended stays as it is.
 
@@ -274,7 +245,8 @@ class RunService(RunStarts):
 
         Types, beside those of a tool's own choice: `status` {status, error}, `progress` {done, total,
         message}, `input` {request, answer}, `retry`, `resumed`; of an agent `text` {text, field, turn},
-        `tool_started`, `tool_finished`, `turn_finished`, and before the last status `message` {message,
+        `tool_started`, `tool_finished`, `turn_finished`, `turn_incomplete` {turn} where that turn's text
+        so far breaks off and it begins anew, and before the last status `message` {message,
         finish_reason, usage, stopped}. Following changes nothing: who stops following does not stop the
         run.
 

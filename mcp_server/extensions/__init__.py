@@ -1,0 +1,1 @@
+"""Extensions of the MCP protocol that the server offers beside the core of it."""
