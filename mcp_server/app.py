@@ -234,7 +234,10 @@ async def open_http(runtime: Runtime, role: Role = "all") -> AsyncGenerator[Http
     """Yield the HTTP application over an open runtime."""
     settings = runtime.settings
     gate = Gate(
-        runtime.services.keys, auth=settings.auth == "on", max_body_bytes=settings.max_body_bytes
+        runtime.services.keys,
+        auth=settings.auth == "on",
+        max_body_bytes=settings.max_body_bytes,
+        trusts_loopback=settings.public_url is None,  # with one, a proxy stands before us
     )
     manager = http.session_manager(runtime.server, settings.max_body_bytes)
     routes = [
@@ -244,16 +247,29 @@ async def open_http(runtime: Runtime, role: Role = "all") -> AsyncGenerator[Http
     ]
     if role == "all":
         routes += _openai_routes(runtime, gate)
-    gate.bind(routes)
+    metrics_route, counted = _metrics(runtime)
+    gate.bind([*routes, metrics_route])
     public = [settings.public_url] if settings.public_url else []
     app = HostGuard(
-        Starlette(routes=routes, exception_handlers={404: render_unknown_path}),
+        Starlette(routes=gate.routes, exception_handlers={404: render_unknown_path}),
         hosts=[*settings.allowed_hosts, *(_host(url) for url in public)],
         origins=[*settings.allowed_origins, *public],
         render=gate.render_for_path,
     )
     async with manager.run(), gate.watching():
-        yield HttpApp(app, gate, runtime.server)
+        yield HttpApp(counted(app), gate, runtime.server)
+
+
+def _metrics(runtime: Runtime) -> tuple[DeclaredRoute, Callable[[ASGIApp], ASGIApp]]:
+    """Return /metrics, and what counts the requests to an application."""
+    from mcp_server import metrics  # stdio has no use for its library
+
+    engines = runtime.engines
+    counts = metrics.Metrics(runtime.operations, runtime.stores.queue)
+    route = metrics.route(
+        counts, runtime.operations, engines.control, lambda: health.engines_up(engines.checks)
+    )
+    return route, lambda app: metrics.RequestCounter(app, counts)
 
 
 def _openai_routes(runtime: Runtime, gate: Gate) -> list[DeclaredRoute]:

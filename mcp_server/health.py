@@ -30,6 +30,11 @@ async def check_engines(checks: Mapping[str, Check]) -> dict[str, EngineHealth]:
     return dict(zip(checks, results, strict=True))
 
 
+async def engines_up(checks: Mapping[str, Check]) -> dict[str, bool]:
+    """Tell of each engine whether it answers."""
+    return {name: engine["ok"] for name, engine in (await check_engines(checks)).items()}
+
+
 async def _check(name: str, check: Check) -> EngineHealth:
     try:
         async with asyncio.timeout(CHECK_SECONDS):
