@@ -24,6 +24,8 @@ from mcp_server.errors import (
 )
 from mcp_server.limits import Limits
 from mcp_server.operation import Operations
+from mcp_server.policy import Verb
+from mcp_server.storage.sql.effects import Lease
 
 
 async def audited(control: AsyncEngine, principal: Principal) -> list[tuple[str, str, str]]:
@@ -136,3 +138,43 @@ async def test_a_database_whose_disk_is_full_is_unavailable(
     with pytest.raises(Unavailable):
         async with operation(principal, "write", "kv://a/1"), control.begin() as tx:
             await tx.execute(full)
+
+
+async def test_whoever_follows_the_journal_is_told_of_what_may_have_changed(
+    principal: Principal,
+) -> None:
+    told: list[str] = []
+    operation = Operations(Limits(), Audit(), changed=lambda: told.append("changed"))
+    verbs: tuple[Verb, ...] = ("read", "write", "run")
+    for verb in verbs:
+        async with operation(principal, verb, "kv://a/1"):
+            assert len(told) == max(0, verbs.index(verb) - 1)  # not before it is done
+        with pytest.raises(NotFound):
+            async with operation(principal, verb, "kv://a/1"):
+                raise NotFound("none")
+    assert told == ["changed"] * 2
+
+
+async def test_a_steps_key_is_its_identity_without_the_lease(
+    operations: Operations, principal: Principal
+) -> None:
+    run = f"run_{'0' * 32}"
+    async with operations(principal, "write", "kv://a/1", key=f"{run}/call/3@17") as op:
+        assert (op.key, op.lease) == (f"{run}/call/3", Lease(run, 17))
+    for plain in ("step-1", f"{run}/call/3", f"{run}@17", "run_1/call/3@17"):
+        async with operations(principal, "write", "kv://a/1", key=plain) as op:
+            assert (op.key, op.lease) == (plain, None)
+
+
+async def test_an_operation_without_a_key_marks_nothing(
+    operations: Operations, control: AsyncEngine, principal: Principal
+) -> None:
+    async with operations(principal, "write", "kv://a/1") as op, control.begin() as tx:
+        for _ in range(2):
+            assert await op.replay(tx) is None
+            assert await op.remember(tx, "answer") == "answer"
+            assert await op.first(tx)
+        await op.hold(tx)
+        assert await op.look(control) is None
+        query = text("select count(*) from effects where tenant = :t")
+        assert await tx.scalar(query, {"t": principal.tenant}) == 0
