@@ -13,8 +13,10 @@ from mcp_server.agents.events import Toolbox, ToolFinished, ToolOutcome, ToolSta
 from mcp_server.agents.steps import APPROVAL, CallRules, Steps, Told
 from mcp_server.errors import AppError, LeaseLost, Timeout, Unauthenticated, Unavailable
 
-# An engine that refused once often answers a moment later; together about six seconds.
+# An engine that refused once often answers a moment later. A call that takes long to fail is repeated
+# less often: once its tries have taken so many seconds, one more is the last.
 PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+TRYING_SECONDS = 6.0
 MOST_SHOWN = 2_000
 
 # A call that was refused because the run is lost is in doubt too: the steps, asked next, end the work.
@@ -123,7 +125,7 @@ class Caller:
             spent += clock() - tried_at
             await asyncio.sleep(pause)
             await steps.begin(step, repeatable=False, retry_unsure=True)
-            if spent > sum(PAUSES):
+            if spent > TRYING_SECONDS:
                 break
         return await self._try(call, step)
 

@@ -19,7 +19,7 @@ from mcp_server.agents.events import Finished, LoopLimits
 from mcp_server.agents.loop import ToolOutcome, run_loop
 from mcp_server.agents.steps import CallRules, told_in
 from mcp_server.agents.work import _stored
-from mcp_server.errors import AppError, LeaseLost, Unavailable
+from mcp_server.errors import AppError, LeaseLost, Timeout, Unavailable
 from mcp_server.runs.cleaning import clean
 from tests.unit.agents.conftest import (
     ByConversation,
@@ -285,6 +285,22 @@ async def test_what_stays_in_doubt_is_told_to_the_model_in_the_end(script: Scrip
     end = await attempt(run, model, tools, 10**9)
     assert len(tools.calls) == 4
     assert end.transcript[1]["content"] == "unavailable: an engine does not answer"
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_call_that_takes_long_to_fail_is_repeated_once(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls_module, "TRYING_SECONDS", 0.001)
+
+    async def slow(_: dict[str, Any]) -> ToolOutcome:
+        await asyncio.sleep(0.02)
+        raise Timeout("the statement took too long")
+
+    tools = script.tools(slow=slow)
+    model = script.model(script.calls(("slow", {})), script.says("sorry"))
+    await attempt(StoredRun(), model, tools, 10**9)
+    assert len(tools.calls) == 2
 
 
 async def test_a_run_that_is_lost_records_nothing_more(script: Script) -> None:
