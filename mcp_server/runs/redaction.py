@@ -44,9 +44,11 @@ class Redaction:
 
     @cached_property
     def _field(self) -> re.Pattern[str]:
-        # The rest of a text that was cut within the value belongs to the value.
-        value = r'"(?:[^"\\]|\\.)*(?:"|\\?$)|[^\s,}\]"]+'
-        return re.compile(rf'("(?:{self._names})"\s*:\s*)(?:{value})', re.IGNORECASE | re.DOTALL)
+        # In a text that is cut somewhere, perhaps one within another with its quotes escaped: what
+        # opens and does not close goes on to the end.
+        head = rf'(?P<head>(?<!\\)(?P<quote>\\*")(?:{self._names})(?P=quote)\s*:\s*)'
+        value = r'(?:(?P=quote).*?(?:(?<!\\)(?P=quote)|\Z)|[\[{].*|[^\s,}\]"\\]+)'
+        return re.compile(head + value, re.IGNORECASE | re.DOTALL)
 
     def _copy(self, value: Any, depth: int) -> Any:
         if isinstance(value, str):
@@ -69,7 +71,7 @@ class Redaction:
         try:
             inner = json.loads(text)
         except (ValueError, RecursionError):
-            return self._field.sub(rf'\1"{REDACTED}"', text)
+            return self._field.sub(rf"\g<head>\g<quote>{REDACTED}\g<quote>", text)
         if isinstance(inner, Mapping | Sequence) and not isinstance(inner, str):
             return json.dumps(self._copy(cast("_Json", inner), depth), ensure_ascii=False)
         return text

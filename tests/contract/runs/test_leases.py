@@ -49,7 +49,8 @@ async def test_a_worker_does_not_reap_itself_or_the_living(rows: Rows) -> None:
     living, other_epoch = await rows.running()
     await rows.silence(epoch)
     taken = await rows.leases.reap(epoch)
-    assert run.id not in taken and living.id not in taken
+    assert run.id not in taken
+    assert living.id not in taken
     assert {epoch, other_epoch} <= await leases(rows)
 
 
@@ -74,7 +75,8 @@ async def test_a_dead_workers_run_that_was_to_be_cancelled_is(rows: Rows) -> Non
     await rows.silence(epoch)
     await rows.leases.reap(await rows.take())
     ended = await rows.load(run)
-    assert ended.status == "cancelled" and ended.purge_at is not None
+    assert ended.status == "cancelled"
+    assert ended.purge_at is not None
     assert (await rows.told(run))[-1] == {"type": "status", "status": "cancelled"}
 
 
@@ -95,9 +97,7 @@ async def test_of_a_heartbeat_and_a_reaper_one_wins(rows: Rows) -> None:
         run, epoch = await rows.running()
         other = await rows.take()
         await rows.silence(epoch)
-        renewed, reaped = await asyncio.gather(
-            rows.leases.renew(epoch), rows.leases.reap(other)
-        )
+        renewed, reaped = await asyncio.gather(rows.leases.renew(epoch), rows.leases.reap(other))
         assert renewed != (run.id in reaped)
         assert (await rows.load(run)).status == ("running" if renewed else "queued")
 
@@ -130,7 +130,8 @@ async def test_of_the_workers_own_write_and_a_reaper_both_are_seen_in_order(
         elif action == "append":
             assert types == ["queued", "running", *(["x"] if done else []), "queued"]
         elif action != "end":
-            assert not done and types == ["queued", "running", "queued"]
+            assert not done
+            assert types == ["queued", "running", "queued"]
         assert epoch not in await leases(rows)
 
 
@@ -146,7 +147,8 @@ async def test_a_run_whose_row_is_held_is_left_for_the_next_time(
         await writing.execute(held, {"run": runs[1].id, "epoch": epoch})
         async with asyncio.timeout(5):
             taken = set(await rows.leases.reap(other))
-        assert {runs[0].id, runs[2].id} <= taken and runs[1].id not in taken
+        assert {runs[0].id, runs[2].id} <= taken
+        assert runs[1].id not in taken
         assert not await rows.leases.renew(epoch)  # what is left of it is nobody's any more
         assert await rows.claim(epoch) == []
         await writing.rollback()
@@ -168,9 +170,7 @@ async def test_a_draining_worker_and_a_reaper_take_turns(rows: Rows) -> None:
         run, epoch = await rows.running()
         other = await rows.take()
         await rows.silence(epoch)
-        mine, theirs = await asyncio.gather(
-            rows.leases.give_up(epoch), rows.leases.reap(other)
-        )
+        mine, theirs = await asyncio.gather(rows.leases.give_up(epoch), rows.leases.reap(other))
         assert [*mine, *theirs].count(run.id) == 1
         assert len(await rows.told(run)) == 3
 
@@ -191,7 +191,8 @@ async def test_a_run_that_kills_its_workers_is_given_up(rows: Rows) -> None:
     await die(rows, run.id)
     failed = await rows.load(run)
     assert (failed.status, failed.dead_letter) == ("failed", True)
-    assert failed.error is not None and failed.error["code"] == "internal"
+    assert failed.error is not None
+    assert failed.error["code"] == "internal"
     assert (await rows.told(run))[-1]["error"] == failed.error
 
 

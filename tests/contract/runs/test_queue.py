@@ -38,7 +38,9 @@ async def test_a_new_run_is_queued_told_and_journalled(rows: Rows) -> None:
         ttl_seconds=60.0, origin="schedule://s", key_id="key_1",
     )  # fmt: skip
     created, new = await rows.queue.create(run)
-    assert new and created.status == "queued" and created.created_at is not None
+    assert new
+    assert created.status == "queued"
+    assert created.created_at is not None
     loaded = await rows.load(run)
     for name in ("agent", "definition", "priority", "max_retries", "timeout_seconds", "grant"):
         assert getattr(loaded, name) == getattr(run, name)
@@ -61,7 +63,8 @@ async def test_one_live_run_has_a_dedupe_key(rows: Rows) -> None:
     assert len({created.id for created, _ in made}) == 1
     await rows.queue.request_cancel(rows.tenant, made[0][0].id)
     later, new = await rows.queue.create(rows.run(dedupe_key="daily"))
-    assert new and later.id != made[0][0].id
+    assert new
+    assert later.id != made[0][0].id
 
 
 async def test_a_dedupe_key_is_the_tenants_own(rows: Rows, stranger: Principal) -> None:
@@ -99,9 +102,12 @@ async def test_a_run_ends_with_its_last_events_and_its_output(rows: Rows) -> Non
         status="completed", output={"n": 1}, usage={"tokens": 3}, events=[{"type": "message"}]
     )
     ended = await rows.queue.end(run.id, epoch, outcome)
-    assert ended is not None and (ended.status, ended.output) == ("completed", {"n": 1})
-    assert ended.usage == {"tokens": 3} and ended.epoch is None
-    assert ended.ended_at is not None and ended.purge_at is not None
+    assert ended is not None
+    assert (ended.status, ended.output) == ("completed", {"n": 1})
+    assert ended.usage == {"tokens": 3}
+    assert ended.epoch is None
+    assert ended.ended_at is not None
+    assert ended.purge_at is not None
     assert timedelta(minutes=59) < ended.purge_at - ended.ended_at < timedelta(minutes=61)
     told = [event.get("status", event["type"]) for event in await rows.told(run)]
     assert told == ["queued", "running", "message", "completed"]
@@ -111,7 +117,8 @@ async def test_a_run_ends_with_its_last_events_and_its_output(rows: Rows) -> Non
 async def test_without_a_time_to_live_a_run_is_kept(rows: Rows) -> None:
     run, epoch = await rows.running()
     ended = await rows.queue.end(run.id, epoch, COMPLETED)
-    assert ended is not None and ended.purge_at is None
+    assert ended is not None
+    assert ended.purge_at is None
 
 
 @pytest.mark.parametrize("seconds", [1e300, float("inf"), float("nan"), -1.0])
@@ -120,7 +127,8 @@ async def test_a_time_to_live_beyond_all_dates_does_not_refuse_the_end(
 ) -> None:
     run, epoch = await rows.running(ttl_seconds=seconds)
     ended = await rows.queue.end(run.id, epoch, COMPLETED)
-    assert ended is not None and ended.purge_at is not None
+    assert ended is not None
+    assert ended.purge_at is not None
 
 
 async def test_a_failure_tells_its_error_and_whether_it_is_a_dead_letter(rows: Rows) -> None:
@@ -133,9 +141,7 @@ async def test_a_failure_tells_its_error_and_whether_it_is_a_dead_letter(rows: R
 
 
 @pytest.mark.parametrize("where", ["output", "events", "step", "answer", "input"])
-async def test_what_no_json_can_hold_is_cleaned_and_the_run_goes_on(
-    rows: Rows, where: str
-) -> None:
+async def test_what_no_json_can_hold_is_cleaned_and_the_run_goes_on(rows: Rows, where: str) -> None:
     run, epoch = await rows.running(input=NASTY if where == "input" else None)
     if where == "step":
         assert await rows.steps.finish(run.id, epoch, "call/1", NASTY, 3, [])
@@ -182,11 +188,10 @@ async def test_a_run_handed_back_keeps_its_place_and_its_number_of_retries(rows:
 async def test_a_retry_waits_for_its_time_and_tells_why(rows: Rows) -> None:
     run, epoch = await rows.running(max_retries=2)
     error = {"code": "unavailable", "message": "away"}
-    assert await rows.queue.hand_back(
-        run.id, epoch, delay_seconds=3600, error=error, retry=True
-    )
+    assert await rows.queue.hand_back(run.id, epoch, delay_seconds=3600, error=error, retry=True)
     queued = await rows.load(run)
-    assert queued.retries == 1 and queued.not_before is not None
+    assert queued.retries == 1
+    assert queued.not_before is not None
     assert queued.not_before > datetime.now(UTC) + timedelta(minutes=50)
     assert await rows.claim(epoch) == []
     retry = {"type": "retry", "attempt": 1, "delay_seconds": 3600, "error": error}
@@ -195,7 +200,8 @@ async def test_a_retry_waits_for_its_time_and_tells_why(rows: Rows) -> None:
 
 async def test_an_answer_finishes_the_step_and_queues_the_run(rows: Rows) -> None:
     run = await rows.waiting()
-    assert run.request == QUESTION | {"step": "ask/1"} and run.epoch is None
+    assert run.request == QUESTION | {"step": "ask/1"}
+    assert run.epoch is None
     assert await rows.queue.answer(rows.tenant, run.id, "req_1", {"yes": True}) == "ok"
     assert (await rows.steps.load(run.id))["ask/1"].result == {"yes": True}
     told = await rows.told(run)
@@ -231,6 +237,22 @@ async def test_an_answer_to_another_question_or_to_none_is_refused(
     assert await rows.queue.answer(rows.tenant, run.id, "req_2", 3) == "ok"
     steps = await rows.steps.load(run.id)
     assert (steps["ask/1"].result, steps["ask/2"].result) == (1, 3)
+
+
+async def test_a_request_of_several_parts_waits_for_the_last(rows: Rows) -> None:
+    run = await rows.waiting(QUESTION | {"parts": {"a": {}, "b": {}}})
+
+    async def say(part: str, answer: int) -> str:
+        return await rows.queue.answer(rows.tenant, run.id, "req_1", answer, part)
+
+    assert await say("c", 0) == "not_waiting"
+    assert await say("a", 1) == "ok"
+    assert await say("a", 2) == "answered"
+    assert (await rows.load(run)).status == "input_required"
+    assert sorted(await asyncio.gather(say("b", 3), say("b", 3))) == ["answered", "ok"]
+    assert (await rows.load(run)).status == "queued"
+    assert (await rows.steps.load(run.id))["ask/1"].result == {"a": 1, "b": 3}
+    assert (await rows.told(run))[-3]["part"] == "a"
 
 
 @pytest.mark.parametrize("status", ["queued", "input_required"])
@@ -324,9 +346,7 @@ async def test_a_list_shows_what_was_asked_for(rows: Rows, stranger: Principal) 
     assert await rows.queue.load(stranger.tenant, done.id) is None
 
 
-async def test_with_the_tenant_everything_of_its_runs_goes(
-    rows: Rows, stranger: Principal
-) -> None:
+async def test_with_the_tenant_everything_of_its_runs_goes(rows: Rows, stranger: Principal) -> None:
     other = Rows(rows.control, stranger.tenant)
     kept = await other.create()
     run, epoch = await rows.running()

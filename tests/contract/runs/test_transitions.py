@@ -27,13 +27,13 @@ SET_STATUS = """
 """
 # What a worker may do with a run, under an epoch; each answers with something true if it did it.
 BY_A_WORKER: dict[str, Callable[[Rows, str, int, int], Awaitable[Any]]] = {
-    "append": lambda rows, run, epoch, next: rows.events.append(run, epoch, next, [{"type": "x"}]),
+    "append": lambda rows, run, epoch, seq: rows.events.append(run, epoch, seq, [{"type": "x"}]),
     "begin": lambda rows, run, epoch, _: rows.steps.begin(run, epoch, "call/1"),
-    "finish": lambda rows, run, epoch, next: rows.steps.finish(
-        run, epoch, "call/1", 1, next, [{"type": "x"}]
+    "finish": lambda rows, run, epoch, seq: rows.steps.finish(
+        run, epoch, "call/1", 1, seq, [{"type": "x"}]
     ),
-    "finish quietly": lambda rows, run, epoch, next: rows.steps.finish(
-        run, epoch, "call/1", 1, next, []
+    "finish quietly": lambda rows, run, epoch, seq: rows.steps.finish(
+        run, epoch, "call/1", 1, seq, []
     ),
     "end": lambda rows, run, epoch, _: rows.queue.end(run, epoch, COMPLETED),
     "fail": lambda rows, run, epoch, _: rows.queue.end(run, epoch, Outcome(status="failed")),
