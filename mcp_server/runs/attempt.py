@@ -55,8 +55,20 @@ class Attempt:
 
     async def perform(self, work: Work) -> None:
         """Do the run's work and store how it ended."""
+        try:
+            await self._perform(work)
+        except (
+            Exception
+        ):  # a defect of the engine's own: a run must not be tried for ever because of it
+            logger.exception("run %s: its attempt broke off", self.run.id)
+            await self._store(FAILED)
+
+    async def _perform(self, work: Work) -> None:
         run, stores = self.run, self._stores
         states = await through_outage(lambda: stores.steps.load(run.id)) if run.attempt > 1 else {}
+        if self._stopped.done():
+            await self._store(self._stopped.result())
+            return
         log = EventLog(run.id, self._epoch, run.last_seq, stores.events, stores.steps, self._tell)
         context = RunContext(run, self._epoch, log, stores.steps, states, leased=self._leased)
         if context.resumed:
@@ -64,10 +76,10 @@ class Attempt:
         writing = asyncio.create_task(log.write(), name=f"{run.id} events")
         working = asyncio.create_task(work(context), name=run.id)
         try:
-            ending = await self._end_of(working, writing, context.parting)
+            end = await self._end_of(working, writing, context.parting)
             log.close()
-            if ending != "lost" and await self._written(writing):
-                await self._store(ending)
+            if end != "lost" and await self._written(writing):
+                await self._store(end)
         finally:
             await self._clear(working, writing)
 
@@ -102,11 +114,7 @@ class Attempt:
             return True
 
     async def _store(self, end: _End) -> None:
-        try:
-            await through_outage(lambda: self._send(end))
-        except OUTAGE:
-            logger.exception("run %s: its end could not be stored", self.run.id)
-            await through_outage(lambda: self._send(FAILED))
+        await through_outage(lambda: self._send(end))
         self._tell()
 
     async def _send(self, end: _End) -> None:

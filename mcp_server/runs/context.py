@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, Protocol
 from uuid import uuid4
 
-from mcp_server.errors import AppError
+from mcp_server.errors import AppError, InvalidInput
 from mcp_server.runs.cleaning import clean
 from mcp_server.runs.event_log import EventLog
 from mcp_server.runs.fence import StepKey
 from mcp_server.runs.outage import through_outage
 from mcp_server.runs.record import Event, Outcome, Run
+
+MOST_NAME = 200
 
 
 class Unsure(AppError):
@@ -36,6 +38,14 @@ class Work(Protocol):
         run has retries left.
         """
         ...
+
+
+def _check_name(step: str) -> None:
+    """Refuse a name that a key could not carry: a key that cannot be read again would fence nothing."""
+    if not 0 < len(step) <= MOST_NAME or "@" in step or not step.isprintable():
+        raise InvalidInput(
+            f"step {step[:40]!r}: a step's name is 1-{MOST_NAME} printable characters without @"
+        )
 
 
 class StepState(Protocol):
@@ -106,7 +116,12 @@ class RunContext:
         self._log.emit({"type": "progress", "done": done, "total": total, "message": message})
 
     def key(self, step: str) -> str:
-        """Return the idempotency key of a step: the effect that carries it happens once, under our lease."""
+        """Return the idempotency key of a step: the effect that carries it happens once, under our lease.
+
+        Raises:
+            InvalidInput: the step's name does not fit.
+        """
+        _check_name(step)
         return str(StepKey(self.run.id, f"{self.run.id}/{step}", self._epoch))
 
     def finished(self, step: str) -> bool:
@@ -131,6 +146,7 @@ class RunContext:
         - its effect does not heed the key - is marked before it begins.
 
         Raises:
+            InvalidInput: the name is not 1-200 printable characters without `@`.
             Unsure: it is not repeatable, an earlier attempt began it, and `retry_unsure` is false.
         """
         if name in self._results:
@@ -144,8 +160,9 @@ class RunContext:
         """Make sure that the step may begin: the first half of `step`.
 
         Raises:
-            Unsure: see `step`.
+            Unsure: see `step`. InvalidInput: the name does not fit.
         """
+        _check_name(name)
         if not repeatable and name in self._begun and not retry_unsure:
             raise Unsure(
                 f"step {name} had begun when the run was interrupted, and cannot be done twice; "
@@ -187,6 +204,7 @@ class RunContext:
         """
         if name in self._results:
             return self._results[name]
+        _check_name(name)
         request: dict[str, Any] = {
             "id": f"ask_{uuid4().hex}",
             "step": name,

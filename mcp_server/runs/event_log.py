@@ -11,9 +11,12 @@ from typing import Any, Protocol
 from mcp_server.runs.cleaning import clean_event
 from mcp_server.runs.outage import through_outage
 from mcp_server.runs.record import Event
+from mcp_server.storage.sql.schema import encode_json
 
 FLUSH_SECONDS = 0.1
+# What one frame holds at most; a single event takes a million bytes at most.
 MOST_EVENTS = 1000
+MOST_BYTES = 1_000_000
 # These wait for the next frame; what ends an item is written at once.
 _WAITING = frozenset({"text", "progress"})
 
@@ -127,7 +130,8 @@ class EventLog:
 
     async def _flush(self) -> bool:
         """Store one frame, with a step if all events before it fit; a repetition sends the same again."""
-        frame, self._pending = self._pending[:MOST_EVENTS], self._pending[MOST_EVENTS:]
+        count = _fitting(self._pending)
+        frame, self._pending = self._pending[:count], self._pending[count:]
         first = self._next_seq
         step = self._steps.popleft() if self._steps and not self._pending else None
         if not await through_outage(lambda: self._send(step, first, frame)):
@@ -143,3 +147,14 @@ class EventLog:
             return await self._events.append(self._run, self._epoch, first, frame)
         at = (step.name, step.result, first)
         return await self._store.finish(self._run, self._epoch, *at, frame)
+
+
+def _fitting(events: Sequence[Event]) -> int:
+    """Return how many of the first events make one frame."""
+    size = 0
+    for count, event in enumerate(events):
+        text = event.get("text")
+        size += len(text) if isinstance(text, str) else len(encode_json(event))
+        if count == MOST_EVENTS or (size > MOST_BYTES and count > 0):
+            return count
+    return len(events)

@@ -130,6 +130,8 @@ class Worker:
         try:
             kinds = tuple(self._works)
             runs = await self._stores.queue.claim(epoch, kinds, free, self._share)
+            if not self._heartbeat.sure():
+                return  # too late to begin: they are another worker's now, or the watch finds them
             for run in runs:
                 self._observe_claim(run)
                 self._start(run, epoch)
@@ -164,8 +166,8 @@ class Worker:
         run = attempt.run
         try:
             await attempt.perform(self._works[run.kind])
-        except Exception:  # the store still says that we hold it: the watch hands it back
-            logger.exception("run %s: its attempt broke off", run.id)
+        except Exception:  # as long as the store says that we hold it, the watch hands it back
+            logger.exception("run %s: its end could not be stored", run.id)
         finally:
             if self.attempts.get(run.id) is attempt:
                 del self.attempts[run.id]

@@ -24,7 +24,7 @@ class Scripted:
 
     def works(self, suffix: str) -> Mapping[str, Work]:
         """Every work under a kind of its own: other tests' workers share the database."""
-        names = ("steps", "hang", "ask", "flaky", "broken", "talk", "once")
+        names = ("steps", "hang", "ask", "flaky", "broken", "talk", "once", "huge", "named")
         return {f"{name}-{suffix}": getattr(self, name) for name in names}
 
     async def count(self, context: RunContext, step: str, key: str = "") -> None:
@@ -99,3 +99,22 @@ class Scripted:
             context.emit({"type": "text", "text": f"{number} "})
             await asyncio.sleep(context.run.input["seconds"])
         return Outcome(status="completed")
+
+    async def huge(self, context: RunContext) -> Outcome:
+        """Tell and return far too much, and what no text column takes."""
+
+        async def do(_: str) -> dict[str, object]:
+            return {"text": "x" * 50_000_000, "odd": "\0\ud800", "number": float("nan")}
+
+        for _ in range(5):
+            context.emit({"type": "blob", "body": "y" * 3_000_000, "odd": "\0\ud800"})
+        done = await context.step("huge", do)
+        return Outcome(status="completed", output={"size": len(done["text"]), "all": done})
+
+    async def named(self, context: RunContext) -> Outcome:
+        """Do a step of a given name."""
+
+        async def do(key: str) -> str:
+            return key
+
+        return Outcome(status="completed", output=await context.step(context.run.input["name"], do))

@@ -122,3 +122,28 @@ async def test_events_come_in_few_frames_and_in_order(
     async with engine.control.connect() as tx:
         query = text("select count(*) from run_events where run = :run")
         assert (await tx.scalar(query, {"run": run}) or 0) < 40
+
+
+async def test_far_too_much_and_odd_text_is_cut_and_cleaned_and_the_run_goes_on(
+    engine: Engine, principal: Principal, suffix: str
+) -> None:
+    run = await engine.start(principal, f"huge-{suffix}")
+    told = await engine.ended(run)
+    ended = await engine.load(principal, run)
+    assert ended.status == "completed"
+    assert 1_000_000 < ended.output["size"] < 5_000_000
+    blobs = [event for event in told if event["type"] == "blob"]
+    assert len(blobs) == 5
+    assert all(500_000 < len(event["body"]) < 1_000_100 for event in blobs)
+    async with engine.control.connect() as tx:
+        query = text("select max(octet_length(events)) from run_events where run = :run")
+        assert (await tx.scalar(query, {"run": run}) or 0) < 2_100_000
+
+
+@pytest.mark.parametrize("name", ["a@b", "", "x" * 201, "a\x07", "a\nb"])
+async def test_a_step_whose_name_no_key_could_carry_is_refused(
+    engine: Engine, principal: Principal, suffix: str, name: str
+) -> None:
+    run = await engine.start(principal, f"named-{suffix}", {"name": name})
+    told = await engine.ended(run)
+    assert told[-1]["error"]["code"] == "invalid_input"
