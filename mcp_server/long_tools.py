@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import anyio
 from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult, TextContent
 
 from mcp_server.auth.principal import current_principal
 from mcp_server.boundary import check_arguments
 from mcp_server.invocation import Invocation
+from mcp_server.runs.fence import parse_key
 from mcp_server.services import Services
 from mcp_server.services.run_results import RunItem, RunResult
 from mcp_server.services.runs import RunTerms
@@ -56,7 +58,7 @@ async def call_long(
     A run that asks something goes on waiting: the result is then an error that tells how to answer.
 
     Raises:
-        InvalidInput: the arguments do not fit. AppError: what `RunService.run_tool` raises.
+        InvalidInput: the arguments do not fit. AppError: what `RunService.start_tool` and `attend` raise.
     """
     if invocation.detached:
         return _started(await start_long(services, tool, arguments, invocation, {}))
@@ -69,16 +71,16 @@ async def call_long(
             told = event["done"]
             await context.report_progress(event["done"], event["total"], event["message"])
 
-    done = await services.runs.run_tool(
+    with anyio.CancelScope(shield=True):  # cut in the middle it would leave a run that nobody stops
+        run = await start_long(services, tool, arguments, invocation, {})
+    # The run that a step starts is left to the step's own run: when that one is resumed, the key finds
+    # this one again.
+    step = invocation.key is not None and parse_key(invocation.key) is not None
+    done = await services.runs.attend(
         current_principal(),
-        tool.name,
-        arguments,
-        verb=tool.verb,
-        egress=tool.egress,
-        metered=invocation.metered,
-        key=invocation.key,
+        run["run"],
         deadline=invocation.deadline,
-        check=lambda: _check(tool, arguments),
+        cancelling=not step,
         on_event=tell,
     )
     return tool_result(done)

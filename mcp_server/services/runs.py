@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -13,9 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import InvalidInput, Timeout
 from mcp_server.operation import Operations
-from mcp_server.policy import Verb
 from mcp_server.runs.events import RunEvents as EventStore
-from mcp_server.runs.fence import parse_key
 from mcp_server.runs.following import Following
 from mcp_server.runs.queue import RunQueue
 from mcp_server.runs.record import Event, Run
@@ -103,55 +101,38 @@ class RunService(RunInputs):
             pass
         return run_item(await self._access.load(principal.tenant, started["run"]))
 
-    async def run_tool(
+    async def attend(
         self,
         principal: Principal,
-        tool: str,
-        arguments: Mapping[str, Any],
+        run: str,
         *,
-        verb: Verb,
-        egress: bool,
-        metered: bool,
-        key: str | None,
         deadline: float | None,
-        check: Callable[[], None] = lambda: None,
+        cancelling: bool = True,
         on_event: OnEvent | None = None,
     ) -> RunItem:
-        """Start a run of a tool and wait for its end, or until it asks something.
+        """Wait for the end of a run that the caller has just started, or until it asks something.
 
-        A caller that leaves, or whose deadline passes, cancels the run - unless it is a run itself:
-        that one may be resumed and then finds this one by its key.
+        If the caller leaves or its deadline (event loop's time) passes, the run is cancelled; without
+        `cancelling` it goes on.
 
         Raises:
-            Timeout: the deadline passed. And what `start_tool` raises.
+            Timeout: the deadline passed.
         """
-        run = await _unbroken(
-            self.start_tool(
-                principal,
-                tool,
-                arguments,
-                verb=verb,
-                egress=egress,
-                metered=metered,
-                key=key,
-                check=check,
-            )
-        )
         settled = False
         try:
             async with asyncio.timeout_at(deadline):
-                await self._watch.settle(principal.tenant, run["run"], on_event)
+                await self._watch.settle(principal.tenant, run, on_event)
             settled = True
         except TimeoutError as error:
+            fate = "is cancelled" if cancelling else "goes on"
             raise Timeout(
-                f"the deadline passed before {tool} was done; its run is cancelled"
+                f"the deadline passed before the end of run {run}, which {fate}"
             ) from error
         finally:
-            # The run of a step is left to its own run: when that one is resumed, its key finds this one.
-            if not settled and (key is None or parse_key(key) is None):
+            if not settled and cancelling:
                 with anyio.CancelScope(shield=True):
-                    await self._cancel(await self._access.load(principal.tenant, run["run"]))
-        return run_item(await self._access.load(principal.tenant, run["run"]))
+                    await self._cancel(await self._access.load(principal.tenant, run))
+        return run_item(await self._access.load(principal.tenant, run))
 
     async def get(self, principal: Principal, run: str) -> RunItem:
         """Return one run.
@@ -263,10 +244,3 @@ class RunService(RunInputs):
         await self._watch.cancel(run)
         for child in await self._queue.children(run):
             await self._cancel(child)
-
-
-async def _unbroken(starting: Awaitable[RunItem]) -> RunItem:
-    """Wait also if the caller leaves: a start cut in the middle would leave a run that nobody stops."""
-    with anyio.CancelScope(shield=True):
-        return await starting
-    raise AssertionError("a shield holds nothing back")

@@ -156,7 +156,8 @@ def test_the_plugins_of_the_docs_load(tmp_path: Path) -> None:
         path.write_text(text, encoding="utf-8")
     bundled, own = load_plugins(), load_plugins((tmp_path,))
     assert {item.name for item in own.tools} - {item.name for item in bundled.tools} == {
-        "record_reading"
+        "record_reading",
+        "import_readings",
     }
     assert len(own.resources) == len(bundled.resources) + 1
     assert len(own.prompts) == len(bundled.prompts) + 1
