@@ -13,7 +13,7 @@ from mcp_server.storage.sql.wake import Wake
 
 DUE_SECONDS = 0.5
 # A key that dies stops what it saved within a second.
-DEAD_SECONDS = 0.5
+DEAD_SECONDS = 0.4
 NEWS_SECONDS = 1.0
 # In a busy tenant something changes all the time: its triggers look five times a second at most.
 LEAST_NEWS_SECONDS = 0.2
