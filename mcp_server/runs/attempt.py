@@ -37,7 +37,6 @@ class Attempt:
         *,
         leased: Callable[[], bool],
         tell: Callable[[], None],
-        ended: Callable[[Run], None],
     ) -> None:
         self.run = run
         self._epoch = epoch
@@ -45,7 +44,6 @@ class Attempt:
         self._timing = timing
         self._leased = leased
         self._tell = tell
-        self._ended = ended
         self._stopped: asyncio.Future[Reason] = asyncio.get_running_loop().create_future()
 
     def stop(self, reason: Reason) -> None:
@@ -132,9 +130,7 @@ class Attempt:
                 pass
             case _:
                 outcome = Outcome(status="cancelled") if end == "cancelled" else end
-                row = await queue.end(run, self._epoch, outcome)
-                if row is not None:
-                    self._ended(row)
+                await queue.end(run, self._epoch, outcome)
 
     async def _clear(self, *tasks: asyncio.Task[Any]) -> None:
         for task in tasks:

@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from mcp_server.runs.attempt import Attempt, Reason
 from mcp_server.runs.context import Work
@@ -29,18 +29,6 @@ CONCURRENCY = 8
 __all__ = ["CONCURRENCY", "Timing", "Worker", "open_worker"]
 
 
-class Observer(Protocol):
-    """Counts what this worker does."""
-
-    def run_claimed(self, kind: str, waited: float) -> None:
-        """A run was claimed for the first time, `waited` seconds after it could begin."""
-        ...
-
-    def run_ended(self, kind: str, status: str, seconds: float | None) -> None:
-        """A run ended, `seconds` after it was first claimed."""
-        ...
-
-
 class Worker:
     """Executes up to `concurrency` runs at once, of one tenant at most half as many."""
 
@@ -52,13 +40,11 @@ class Worker:
         *,
         concurrency: int,
         timing: Timing,
-        observer: Observer | None = None,
     ) -> None:
         self._stores, self._works, self._wake = stores, works, wake
         self._concurrency = concurrency
         self._share = max(1, concurrency // 2)
         self._timing = timing
-        self._observer = observer
         name = f"{socket.gethostname()}/{os.getpid()}"
         self._heartbeat = Heartbeat(stores.heartbeat, name, concurrency, timing, self._leased)
         self._watch = Watch(stores.queue, self, lambda: self._heartbeat.epoch)
@@ -133,7 +119,6 @@ class Worker:
             if not self._heartbeat.sure():
                 return  # too late to begin: they are another worker's now, or the watch finds them
             for run in runs:
-                self._observe_claim(run)
                 self._start(run, epoch)
         finally:
             self.claims += 1
@@ -149,7 +134,6 @@ class Worker:
             self._timing,
             leased=lambda: heartbeat.epoch == epoch and heartbeat.sure(),
             tell=self._tell,
-            ended=self._observe_end,
         )
         if heartbeat.epoch != epoch:
             attempt.stop("lost")
@@ -182,19 +166,6 @@ class Worker:
         for attempt in self.attempts.values():
             attempt.stop(reason)
 
-    def _observe_claim(self, run: Run) -> None:
-        due = [at for at in (run.not_before, run.created_at) if at is not None]
-        if self._observer is not None and run.attempt == 1 and run.started_at and due:
-            waited = (run.started_at - max(due)).total_seconds()
-            self._observer.run_claimed(run.kind, waited)
-
-    def _observe_end(self, run: Run) -> None:
-        if self._observer is not None:
-            seconds = None
-            if run.started_at is not None and run.ended_at is not None:
-                seconds = (run.ended_at - run.started_at).total_seconds()
-            self._observer.run_ended(run.kind, run.status, seconds)
-
     def _tell(self) -> None:
         """Wake who follows runs, who holds them, and who reads the journal."""
         self._wake.send("runs")
@@ -209,7 +180,6 @@ async def open_worker(
     *,
     concurrency: int = CONCURRENCY,
     timing: Timing | None = None,
-    observer: Observer | None = None,
 ) -> AsyncGenerator[Worker]:
     """Yield a worker for the kinds of run in `works`; on the way out it hands back what still runs."""
     worker = Worker(
@@ -218,7 +188,6 @@ async def open_worker(
         wake,
         concurrency=concurrency,
         timing=timing or Timing(),
-        observer=observer,
     )
     async with worker.running():
         yield worker
