@@ -46,8 +46,13 @@ _DOOM = text(
     returning epoch
     """
 ).bindparams(_EPOCH)
+# FOR UPDATE, here as above, waits for a claim under the lease; a mere update would not.
 _GIVE_UP = text(
-    "update run_leases set expires_at = '-infinity' where epoch = :epoch returning epoch"
+    """
+    update run_leases set expires_at = '-infinity' where epoch = (
+        select epoch from run_leases where epoch = :epoch for update)
+    returning epoch
+    """
 ).bindparams(_EPOCH)
 # A run whose row somebody holds just now, say in a write of the worker that was silent, is left for
 # the next time, and its lease with it.

@@ -21,6 +21,8 @@ MIGRATION_LOCK = 0x69737468_6D7573
 POOL_SIZE = 10
 SESSION = {
     "application_name": "isthmus",
+    # Who waits for a row must see what the other one made of it, whatever the server's default is.
+    "default_transaction_isolation": "read committed",
     # A process that is stopped inside a transaction would keep its row locks and hold back every
     # reader of the journal.
     "idle_in_transaction_session_timeout": "10s",

@@ -175,6 +175,18 @@ async def test_a_draining_worker_and_a_reaper_take_turns(rows: Rows) -> None:
         assert len(await rows.told(run)) == 3
 
 
+async def test_a_lease_given_up_while_it_claims_leaves_nothing_leased(rows: Rows) -> None:
+    for _ in range(15):
+        rows = rows.another()
+        run, epoch, other = await rows.create(), await rows.take(), await rows.take()
+        claimed, left = await asyncio.gather(rows.claim(epoch), rows.leases.give_up(epoch))
+        assert [one.id for one in claimed] in ([], [run.id])
+        assert left in ([], [run.id])
+        await rows.leases.reap(other)
+        assert (await rows.load(run)).status == "queued"
+        assert epoch not in await leases(rows)
+
+
 async def die(rows: Rows, run: str) -> None:
     """Claim a run with a worker that dies at once."""
     epoch, other = await rows.take(), await rows.take()
