@@ -145,7 +145,7 @@ async def open_runtime(
         announce_to_modern_clients(server)
         add_handshake_methods(server, updates)
         serve_listening(server, updates)
-        serve_task_notifications(server, runs)
+        serve_task_notifications(server, operations, runs)
         add_completions(server, plugins.completions)
         await set_up(plugins, server)
         await server.refuse_undeclared_tools()

@@ -91,9 +91,9 @@ class TasksExtension(Extension):
         async def serve(ctx: RequestContext, params: TaskParams) -> dict[str, Any]:
             task = params.task_id
             _check_name(ctx, task)
-            require_tasks(ctx)
             principal = current_principal()
-            await self._operation.meter(principal)
+            await self._operation.meter(principal)  # first: what is refused is a request as well
+            require_tasks(ctx)
             if not isinstance(task, str):
                 raise InvalidInput("taskId: send the id of a task, as a string", param="taskId")
             try:

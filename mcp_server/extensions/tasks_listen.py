@@ -20,6 +20,7 @@ from mcp_server.auth.principal import Principal, current_principal
 from mcp_server.errors import Forbidden, InvalidInput, LimitExceeded, NotFound
 from mcp_server.extensions.tasks import require_tasks
 from mcp_server.extensions.tasks_wire import Task, show_task
+from mcp_server.operation import Operations
 from mcp_server.server import IsthmusServer
 from mcp_server.services.run_results import RunItem
 from mcp_server.services.runs import RunService
@@ -40,7 +41,9 @@ class TaskNotification(Notification[dict[str, Any], Literal["notifications/tasks
     params: dict[str, Any]
 
 
-def serve_task_notifications(server: IsthmusServer, runs: RunService) -> None:
+def serve_task_notifications(
+    server: IsthmusServer, operation: Operations, runs: RunService
+) -> None:
     """Serve `taskIds` in subscriptions/listen, beside what is served there already."""
     lowlevel = server._lowlevel_server  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  the SDK has no public door for it
     inner = lowlevel.get_request_handler(_METHOD)
@@ -53,8 +56,9 @@ def serve_task_notifications(server: IsthmusServer, runs: RunService) -> None:
         wanted = (params.notifications.model_extra or {}).get("taskIds")
         if wanted is None:
             return await inner.handler(ctx, params)
-        require_tasks(ctx)
         principal = current_principal()
+        await operation.meter(principal)
+        require_tasks(ctx)
         watched = await _watchable(runs, principal, _task_ids(wanted))
         stream = _Stream(ctx, [run["run"] for run in watched])
         telling = [

@@ -93,6 +93,15 @@ def over_http(http: aiohttp.ClientSession, url: str, key: str | None) -> TaskCli
     return TaskClient(send)
 
 
+def over_sse(session: raw.SseSession) -> TaskClient:
+    """A client of the 2026-07-28 era on the older transport, which has no routing headers."""
+
+    async def send(method: str, params: Message) -> Message:
+        return await session.request(method, raw.modern_request(method, params)["params"])
+
+    return TaskClient(send)
+
+
 def headers(key: str | None, method: str, params: Message) -> dict[str, str]:
     """The headers of a request, with the task that it routes by."""
     task = params.get("taskId")

@@ -26,6 +26,7 @@ from tests.doors.tasks_client import (
     headers,
     open_stdio,
     over_http,
+    over_sse,
 )
 
 MISSING_CAPABILITY, HEADER_MISMATCH, INVALID_PARAMS, NOT_FOUND = -32021, -32020, -32602, -32601
@@ -141,6 +142,25 @@ async def test_a_tools_error_completes_the_task_and_a_requests_error_fails_it(
     assert "result" not in failed
 
 
+async def test_how_far_a_run_is_stands_in_its_task(client: TaskClient) -> None:
+    task = await client.start("slow_compute", seconds=60, label="rows")
+    async with asyncio.timeout(10):
+        while (shown := await client.get(task)).get("statusMessage") is None:
+            await asyncio.sleep(0.02)
+
+    assert shown["statusMessage"] == "0 of 60: rows"
+    await client.result("tasks/cancel", taskId=task)
+
+
+async def test_the_older_transport_serves_tasks_without_routing_headers(
+    live: Live, http: aiohttp.ClientSession
+) -> None:
+    async with raw.open_sse(http, live.url, live.key, handshake=False) as session:
+        client = over_sse(session)
+        task = await client.until(await client.start("slow_compute", seconds=0, label="it"))
+        assert raw.text_of(task["result"]) == "Computed it for 0 s"
+
+
 # Input
 
 
@@ -188,6 +208,23 @@ async def test_all_parts_may_be_answered_at_once_and_by_many(client: TaskClient)
 
     await asyncio.gather(*(client.answer(task, **both) for _ in range(8)))
 
+    assert raw.text_of((await client.until(task))["result"]) == "Ada: True"
+
+
+async def test_the_rest_of_a_question_may_be_answered_by_a_tool(client: TaskClient) -> None:
+    task = await client.start("multi_input")
+    first, _ = (await client.until(task, "input_required"))["inputRequests"]
+    await client.answer(task, **{first: {"action": "accept", "content": {"name": "Ada"}}})
+
+    request = (await structured(client, "run_get", run=task))["request"]
+    assert {name: part["answered"] for name, part in request["parts"].items()} == {
+        "name": True,
+        "confirm": False,
+    }
+    answer = {"name": {"name": "Bob"}, "confirm": {"confirm": True}}
+    await structured(client, "run_input", run=task, answer=answer)
+
+    # What was said first counts.
     assert raw.text_of((await client.until(task))["result"]) == "Ada: True"
 
 
