@@ -11,16 +11,10 @@ from mcp_server.agents.answer import ToolCall
 from mcp_server.agents.conversation import Conversation
 from mcp_server.agents.events import Toolbox, ToolFinished, ToolOutcome, ToolStarted
 from mcp_server.agents.steps import APPROVAL, CallRules, Steps, Told
-from mcp_server.errors import AppError, LeaseLost, Timeout, Unauthenticated, Unavailable
+from mcp_server.errors import AppError, Unauthenticated
+from mcp_server.runs.in_doubt import in_doubt, settled
 
-# An engine that refused once often answers a moment later. A call that takes long to fail is repeated
-# less often: once its tries have taken so many seconds, one more is the last.
-PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
-TRYING_SECONDS = 6.0
 MOST_SHOWN = 2_000
-
-# A call that was refused because the run is lost is in doubt too: the steps, asked next, end the work.
-_IN_DOUBT = (f"{Unavailable.code}: ", f"{Timeout.code}: ", str(LeaseLost()))
 
 
 @dataclass(slots=True)
@@ -115,19 +109,11 @@ class Caller:
         The key makes each repetition harmless. How long the steps' own store is away counts only
         towards the loop's time.
         """
-        clock = asyncio.get_running_loop().time
-        spent = 0.0
-        for pause in PAUSES:
-            tried_at = clock()
-            outcome = await self._try(call, step)
-            if not (outcome.is_error and outcome.text.startswith(_IN_DOUBT)):
-                return outcome
-            spent += clock() - tried_at
-            await asyncio.sleep(pause)
-            await steps.begin(step, repeatable=False, retry_unsure=True)
-            if spent > TRYING_SECONDS:
-                break
-        return await self._try(call, step)
+        return await settled(
+            lambda: self._try(call, step),
+            lambda outcome: outcome.is_error and in_doubt(outcome.text),
+            lambda: steps.begin(step, repeatable=False, retry_unsure=True),
+        )
 
     async def _try(self, call: ToolCall, step: str) -> ToolOutcome:
         key = self.steps.key(step) if self.steps is not None else None

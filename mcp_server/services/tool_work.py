@@ -12,6 +12,7 @@ import orjson
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import AppError, InvalidInput, LimitExceeded, Timeout, Unavailable
 from mcp_server.runs.context import RunContext
+from mcp_server.runs.in_doubt import in_doubt, settled
 from mcp_server.runs.record import Outcome
 from mcp_server.services.grants import Grant, ScopesNow
 
@@ -77,7 +78,11 @@ class ToolWork:
             )
 
         if self.idempotent:
-            result = await do(key)
+            result = await settled(
+                lambda: do(key),
+                lambda told: told["is_error"] and in_doubt(told["text"]),
+                lambda: context.begin("call", repeatable=False, retry_unsure=True),
+            )
         else:
             step = f"call/{run.retries}.{_answered(context)}"
             result = await context.step(step, do, repeatable=False, retry_unsure=self.retry_unsure)

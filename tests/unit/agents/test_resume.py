@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcp_server.agents import calls as calls_module
 from mcp_server.agents.events import Finished, LoopLimits
 from mcp_server.agents.loop import ToolOutcome, run_loop
 from mcp_server.agents.steps import CallRules, told_in
 from mcp_server.agents.work import _stored
 from mcp_server.errors import AppError, LeaseLost, Timeout, Unavailable
+from mcp_server.runs import in_doubt
 from mcp_server.runs.cleaning import clean
 from tests.unit.agents.conftest import (
     ByConversation,
@@ -247,7 +247,7 @@ async def test_a_turn_of_which_nothing_was_told_just_begins(script: Script) -> N
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls_module, "PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(in_doubt, "PAUSES", (0.0, 0.0, 0.0))
 
 
 @pytest.mark.usefixtures("quick")
@@ -291,7 +291,7 @@ async def test_what_stays_in_doubt_is_told_to_the_model_in_the_end(script: Scrip
 async def test_a_call_that_takes_long_to_fail_is_repeated_once(
     script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calls_module, "TRYING_SECONDS", 0.001)
+    monkeypatch.setattr(in_doubt, "TRYING_SECONDS", 0.001)
 
     async def slow(_: dict[str, Any]) -> ToolOutcome:
         await asyncio.sleep(0.02)
