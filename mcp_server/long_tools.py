@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Any
 
 import anyio
@@ -71,8 +72,7 @@ async def call_long(
             told = event["done"]
             await context.report_progress(event["done"], event["total"], event["message"])
 
-    with anyio.CancelScope(shield=True):  # cut in the middle it would leave a run that nobody stops
-        run = await start_long(services, tool, arguments, invocation, {})
+    run = await _unbroken(start_long(services, tool, arguments, invocation, {}))
     # The run that a step starts is left to the step's own run: when that one is resumed, the key finds
     # this one again.
     step = invocation.key is not None and parse_key(invocation.key) is not None
@@ -107,6 +107,13 @@ def _started(run: RunItem) -> CallToolResult:
     shown = RunResult(run=run["run"], status=run["status"], output=None, error=run["error"])
     text = f"run {run['run']} is {run['status']}; run_get tells what becomes of it"
     return CallToolResult(content=[TextContent(type="text", text=text)], structured_content=shown)
+
+
+async def _unbroken(starting: Awaitable[RunItem]) -> RunItem:
+    """Wait also if the caller leaves: a start cut in the middle would leave a run that nobody stops."""
+    with anyio.CancelScope(shield=True):
+        return await starting
+    raise AssertionError("a shield holds nothing back")
 
 
 def _check(tool: DeclaredTool, arguments: dict[str, Any]) -> None:

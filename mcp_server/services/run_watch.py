@@ -8,9 +8,10 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
-from mcp_server.errors import InvalidInput
+from mcp_server.errors import InvalidInput, Unavailable
 from mcp_server.runs.events import RunEvents as EventStore
 from mcp_server.runs.following import Following
+from mcp_server.runs.outage import OUTAGE
 from mcp_server.runs.queue import RunQueue
 from mcp_server.runs.record import ENDED, Event, Run
 from mcp_server.services.run_results import RunEvents
@@ -39,9 +40,20 @@ class RunWatch:
         self._following = following
         self._wake = wake
 
-    def follow(self, run: str, after: int) -> AsyncGenerator[Event, None]:
-        """Yield the events after number `after` as they are stored, up to the run's end."""
-        return self._following.follow(run, after)
+    async def follow(self, run: str, after: int) -> AsyncGenerator[Event, None]:
+        """Yield the events after number `after` as they are stored, up to the run's end.
+
+        Raises:
+            Unavailable: the database was away for too long; the run itself may go on.
+        """
+        try:
+            async with aclosing(self._following.follow(run, after)) as events:
+                async for event in events:
+                    yield event
+        except OUTAGE as error:
+            raise Unavailable(
+                f"the events of run {run} cannot be read now; ask run_get later what became of it"
+            ) from error
 
     async def settle(self, tenant: str, run: str, on_event: OnEvent | None = None) -> None:
         """Return when the run has ended, or waits for input; tell its events until then."""

@@ -173,6 +173,9 @@ class RunService(RunInputs):
         """
         size = names.page_size(limit)
         wanted = None if status is None else one_status(status)
+        for name, value in (("agent", agent), ("kind", kind)):
+            if value is not None:
+                names.key(value, name)
         async with self._operation(principal, *listing(principal)):
             rows = await self._queue.page(
                 principal.tenant,
@@ -206,8 +209,7 @@ class RunService(RunInputs):
         """
         size = names.page_size(limit)
         async with self._access.opening(principal, "read", run) as (_, found):
-            pass  # no operation stays open while it waits
-        return await self._watch.page(found, after, size, wait_seconds)
+            return await self._watch.page(found, after, size, wait_seconds)
 
     async def cancel(self, principal: Principal, run: str) -> RunItem:
         """Cancel a run wherever it is, and the runs that it started; one that has ended stays as it is.

@@ -216,7 +216,15 @@ async def test_lists_show_what_policy_allows_and_what_the_key_started(
     assert await listed(runs, stranger) == []
     with pytest.raises(Forbidden):
         await runs.list(Principal(principal.tenant, "u", frozenset({"read:kv://x"}), "key_1"))
-    for wrong in ({"status": "asleep"}, {"limit": 0}, {"cursor": "x"}, {"cursor": "eA"}):
+    filters: list[dict[str, Any]] = [
+        {"status": "asleep"},
+        {"limit": 0},
+        {"cursor": "x"},
+        {"cursor": "eA"},
+        {"agent": "a\0"},
+        {"kind": "\0"},
+    ]
+    for wrong in filters:
         with pytest.raises(InvalidInput):
             await runs.list(principal, **wrong)
 
