@@ -26,7 +26,9 @@ SLOW = "turns: [{text: late, delay_ms: 4000}]"
 @pytest.fixture
 async def client(data_dir: Path) -> AsyncIterator[Runtime]:
     """A process without a worker over the same data."""
-    async with open_runtime(Settings(data_dir=data_dir, llm_url="scripted:"), concurrency=0) as it:
+    async with open_runtime(
+        Settings(data_dir=data_dir, llm_url=("scripted:",)), concurrency=0
+    ) as it:
         await it.services.agents.save(OWNER, "helper", instructions="")
         yield it
 
