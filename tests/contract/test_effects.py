@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import AppError, Conflict, Forbidden, LeaseLost, NotFound
-from mcp_server.operation import Operations
+from mcp_server.operation import Operation, Operations
 from mcp_server.runs.fence import StepKey
 from mcp_server.storage.sql.embedded import Cluster
 from mcp_server.storage.sql.postgresql import PostgresqlEngine, open_postgresql
@@ -90,6 +90,29 @@ async def test_concurrent_calls_with_one_key_are_one_effect(
     assert all(answer == answers[0] for answer in answers)
     assert len(await world.journal(principal, step.key)) == entries
     assert len((await world.state(principal))["blobs"]) - blobs <= (tool == "object_put")
+
+
+@CALL
+async def test_a_twin_that_is_done_between_the_look_and_the_write_is_the_one(
+    world: World,
+    principal: Principal,
+    step: StepKey,
+    case: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tool, arguments, entries = CALLS[case]
+    look, first = Operation.look, list[Any]()
+
+    async def interrupted(op: Operation, *given: Any) -> Any:
+        found = await look(op, *given)
+        monkeypatch.setattr(Operation, "look", look)
+        first.append(await world.call(principal, tool, str(step), **arguments))
+        return found
+
+    monkeypatch.setattr(Operation, "look", interrupted)
+    answer = await world.call(principal, tool, str(step), **arguments)
+    assert first in ([], [answer])
+    assert len(await world.journal(principal, step.key)) == entries
 
 
 @CALL

@@ -197,19 +197,23 @@ async def test_a_worker_that_stood_still_in_its_statement_commits_nothing_after_
         return count
 
     monkeypatch.setattr(Session, "execute", execute)
-    insert = {"sql": "insert into t values (77)"}
-    zombie = asyncio.create_task(world.call(principal, "sql_execute", str(step), **insert))
+    insert = {"sql": "insert into t values ($1)"}
+    zombie = asyncio.create_task(
+        world.call(principal, "sql_execute", str(step), **insert, params=[77])
+    )
     await standing.wait()
     taken = await take_over(control, step)
     async with asyncio.timeout(5):  # it waits for no statement
         await world.services.sql.raise_fence(taken.run, taken.epoch)
-    retaken = asyncio.create_task(world.call(principal, "sql_execute", str(taken), **insert))
+    retaken = asyncio.create_task(
+        world.call(principal, "sql_execute", str(taken), **insert, params=[78])
+    )
     go_on.set()
     with pytest.raises(LeaseLost):
         await zombie
     assert (await retaken)["row_count"] == 1
-    rows = (await world.services.sql.query(principal, "select a from t where a = 77"))["rows"]
-    assert rows == [[77]]
+    rows = (await world.services.sql.query(principal, "select a from t where a > 9"))["rows"]
+    assert rows == [[78]]
     verbs = [verb for verb, _ in await world.journal(principal, step.key)]
     assert verbs == ["intent", "write"]
 
