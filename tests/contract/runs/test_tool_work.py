@@ -20,6 +20,7 @@ from mcp_server.bus import Bus, ToolResult
 from mcp_server.declarations import declare
 from mcp_server.errors import Unauthenticated
 from mcp_server.plugins import load_plugins
+from mcp_server.runs import in_doubt
 from mcp_server.runs.context import Work
 from mcp_server.runs.intervals import Timing
 from mcp_server.server import IsthmusServer
@@ -396,8 +397,9 @@ async def test_a_tool_that_must_not_be_called_twice_may_ask_first(
 
 
 async def test_a_failure_that_passes_is_tried_again_as_often_as_the_run_may(
-    tools: Tools, principal: Principal
+    tools: Tools, principal: Principal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(in_doubt, "PAUSES", (0.01,))  # each try of the run asks twice
     async with tools.open(timing=Timing(retry=0.01)) as runs:
         started = await runs.start_tool(principal, "fail", {"how": "away"}, retries=2)
         events = await ended(runs, principal, started["run"])
@@ -408,7 +410,7 @@ async def test_a_failure_that_passes_is_tried_again_as_often_as_the_run_may(
     assert sum(event["type"] == "retry" for event in events) == 2
     assert (run["status"], run["retries"], run["dead_letter"]) == ("failed", 2, True)
     assert run["error"] == {"code": "unavailable", "message": "not now"}
-    assert tools.calls.count("away") == 3
+    assert tools.calls.count("away") == 6
     assert tools.calls.count("known") == 1
 
 
