@@ -18,7 +18,10 @@ from mcp_server.errors import Conflict
 from mcp_server.runs.claim import CLAIMED
 from mcp_server.runs.cleaning import clean
 from mcp_server.runs.queue_statements import (
+    COMPLETION,
+    INSERTION,
     answered_before,
+    completion,
     finished_by,
     insertion,
     listing,
@@ -34,6 +37,8 @@ from mcp_server.storage.sql.run_tables import runs
 # the run that had its dedupe_key has just ended.
 _CLAIM_ROUNDS = 3
 _CREATE_ROUNDS = 5
+# Thirty years: a longer delay would leave the range of dates.
+_LONGEST_SECONDS = 1e9
 
 Answered = Literal["ok", "answered", "not_waiting"]
 
@@ -57,11 +62,11 @@ class RunQueue:
         Raises:
             InvalidInput: the input is over 16 MB of JSON. Conflict: the id is another run's.
         """
-        statement = insertion(run)
+        given = insertion(run)
         if tx is not None:
-            return await self._create(tx, run, statement)
+            return await self._create(tx, run, given)
         async with self._control.begin() as own:
-            return await self._create(own, run, statement)
+            return await self._create(own, run, given)
 
     async def claim(self, epoch: int, kinds: Collection[str], slots: int, share: int) -> list[Run]:
         """Take up to `slots` runs that are due, as running; none if the lease is gone.
@@ -84,15 +89,9 @@ class RunQueue:
 
     async def end(self, run: str, epoch: int, outcome: Outcome) -> Run | None:
         """End a run: its last event is the status; None if the lease does not hold it any more."""
-        values = {
-            **ending(outcome.status),
-            "output": clean(outcome.output),
-            "error": clean(outcome.error),
-            "usage": clean(outcome.usage),
-            "dead_letter": outcome.dead_letter,
-        }
-        last = status_event(outcome.status, outcome.error)
-        row = await self._change(*_held(run, epoch), values=values, events=[*outcome.events, last])
+        given = completion(run, epoch, outcome)
+        async with self._control.begin() as tx:
+            row = await apply(tx, self._record, COMPLETION, given)
         return None if row is None else self._observed(run_of(row))
 
     async def hand_back(
@@ -109,7 +108,7 @@ class RunQueue:
         `retry` counts the try as failed with `error`; the next one begins after the delay at the
         earliest. False if the lease does not hold the run any more.
         """
-        wait = func.make_interval(0, 0, 0, 0, 0, 0, delay_seconds)
+        wait = func.make_interval(0, 0, 0, 0, 0, 0, min(delay_seconds, _LONGEST_SECONDS))
         values: dict[str, Any] = {"status": "queued", "lease": None}
         if delay_seconds > 0:
             values["not_before"] = func.clock_timestamp() + wait
@@ -211,7 +210,9 @@ class RunQueue:
         live = (runs.c.tenant == tenant, runs.c.id == run, runs.c.status.in_(LIVE))
         values = {**ending("cancelled"), "cancel_requested": True}
         events = [status_event("cancelled")]
-        return await self._change(*live, values=values, events=events) is not None
+        statement = changed(*live, values=values, events=events)
+        async with self._control.begin() as tx:
+            return await apply(tx, self._record, statement) is not None
 
     async def held(self, epoch: int) -> dict[str, bool]:
         """Return the runs that a lease holds, each with whether its cancellation was asked for."""
@@ -263,23 +264,16 @@ class RunQueue:
             return [run_of(row) for row in await connection.execute(query)]
 
     async def _create(
-        self, tx: AsyncConnection, run: Run, statement: Select[*tuple[Any, ...]]
+        self, tx: AsyncConnection, run: Run, given: dict[str, Any]
     ) -> tuple[Run, bool]:
         for _ in range(_CREATE_ROUNDS):
-            row = await apply(tx, self._record, statement)
+            row = await apply(tx, self._record, INSERTION, given)
             if row is not None:
                 return run_of(row), True
             row = (await tx.execute(twin_of(run))).first()
             if row is not None:  # with our own id, it is what an earlier try stored
                 return run_of(row), row.id == run.id
         raise Conflict(f"run {run.id} cannot be created: its id or dedupe_key is another run's")
-
-    async def _change(
-        self, *where: ColumnElement[bool], values: dict[str, Any], events: Sequence[Event]
-    ) -> RunRow | None:
-        statement = changed(*where, values=values, events=events)
-        async with self._control.begin() as tx:
-            return await apply(tx, self._record, statement)
 
     async def _lock(self, tx: AsyncConnection, *where: ColumnElement[bool]) -> RunRow | None:
         columns = (runs.c.status, runs.c.attempt, runs.c.cancel_requested, runs.c.request)

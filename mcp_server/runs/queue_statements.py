@@ -1,16 +1,16 @@
-"""The statements of the queue that need a few lines: a new run, its twin, a list, an answer."""
+"""The statements of the queue that need a few lines: a new run, its twin, its end, a list, an answer."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Select, and_, func, insert, literal, or_, select
+from sqlalchemy import BigInteger, Select, and_, bindparam, or_, select, text
 from sqlalchemy.dialects.postgresql import Insert
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from mcp_server.runs.cleaning import clean, clean_input
-from mcp_server.runs.record import LIVE, Run, Status, status_event
-from mcp_server.runs.transition import FRAME, changed
+from mcp_server.runs.cleaning import clean, clean_event, clean_input
+from mcp_server.runs.record import LIVE, Outcome, Run, Status, status_event
+from mcp_server.runs.transition import changed
 from mcp_server.storage.sql.run_tables import run_events, run_steps, runs
 from mcp_server.storage.sql.schema import JsonText
 
@@ -19,15 +19,76 @@ _NO_EPOCH = 0
 # A list shows many runs; what may be big is read one by one.
 _BIG = {"definition", "input", "output"}
 _LISTED = tuple(column for column in runs.c if column.name not in _BIG)
+# What of a new run has a type that its value does not tell.
+_GIVEN = (
+    "grant_scopes",
+    "definition",
+    "input",
+    "not_before",
+    "expires_at",
+    "timeout_seconds",
+    "ttl_seconds",
+)
+
+_ROW: dict[str, Any] = {column.name: column.type for column in runs.c}
+_EVENTS = bindparam("events", type_=JsonText())
+
+# The two statements that every run needs are texts: to build them anew each time would cost more than
+# to execute them. INSERTION gives no row if the run has a twin.
+INSERTION = (
+    text(
+        """
+        with created as (
+            insert into runs (id, tenant, subject, key_id, grant_scopes, kind, agent, definition,
+                input, status, priority, not_before, dedupe_key, origin, max_retries,
+                timeout_seconds, expires_at, ttl_seconds, last_seq)
+            values (:id, :tenant, :subject, :key_id, :grant_scopes, :kind, :agent, :definition,
+                :input, 'queued', :priority, coalesce(:not_before, clock_timestamp()),
+                :dedupe_key, :origin, :max_retries, :timeout_seconds, :expires_at, :ttl_seconds, 1)
+            on conflict do nothing returning *
+        ), frame as (
+            insert into run_events (run, first_seq, last_seq, events)
+            select id, 1, 1, :events from created
+        )
+        select * from created
+        """
+    )
+    .bindparams(_EVENTS, *(bindparam(name, type_=_ROW[name]) for name in _GIVEN))
+    .columns(**_ROW)
+)
+COMPLETION = (
+    text(
+        """
+        with ended as (
+            update runs set status = :status, lease = null, request = null, output = :output,
+                error = :error, usage = :usage, dead_letter = :dead_letter,
+                ended_at = clock_timestamp(), purge_at = purge_time(ttl_seconds),
+                last_seq = last_seq + :count
+            where id = :run and lease = :epoch returning *
+        ), frame as (
+            insert into run_events (run, first_seq, last_seq, events)
+            select id, last_seq - :count + 1, last_seq, :events from ended
+        )
+        select * from ended
+        """
+    )
+    .bindparams(
+        _EVENTS,
+        bindparam("epoch", type_=BigInteger()),
+        bindparam("count", type_=BigInteger()),
+        *(bindparam(name, type_=JsonText()) for name in ("output", "error", "usage")),
+    )
+    .columns(**_ROW)
+)
 
 
-def insertion(run: Run) -> Select[*tuple[Any, ...]]:
-    """Build the statement that stores a queued run and gives its row, none if it has a twin.
+def insertion(run: Run) -> dict[str, Any]:
+    """Return the parameters of INSERTION for a new run.
 
     Raises:
         InvalidInput: the input is over 16 MB of JSON.
     """
-    values = {
+    return {
         "id": run.id,
         "tenant": run.tenant,
         "subject": run.subject,
@@ -37,21 +98,33 @@ def insertion(run: Run) -> Select[*tuple[Any, ...]]:
         "agent": run.agent,
         "definition": clean(run.definition),
         "input": clean_input(run.input),
-        "status": "queued",
         "priority": run.priority,
-        "not_before": run.not_before or func.clock_timestamp(),
+        "not_before": run.not_before,
         "dedupe_key": run.dedupe_key,
         "origin": run.origin,
         "max_retries": run.max_retries,
         "timeout_seconds": run.timeout_seconds,
         "expires_at": run.expires_at,
         "ttl_seconds": run.ttl_seconds,
-        "last_seq": 1,
+        "events": [status_event("queued")],
     }
-    row = upsert(runs).values(values).on_conflict_do_nothing().returning(*runs.c).cte("created")
-    told = literal([status_event("queued")], JsonText())
-    frame = select(row.c.id, literal(1), literal(1), told)
-    return select(row).add_cte(insert(run_events).from_select(FRAME, frame).cte("frame"))
+
+
+def completion(run: str, epoch: int, outcome: Outcome) -> dict[str, Any]:
+    """Return the parameters of COMPLETION for a run that a lease holds."""
+    last = status_event(outcome.status, outcome.error)
+    events = [clean_event(event) for event in (*outcome.events, last)]
+    return {
+        "run": run,
+        "epoch": epoch,
+        "status": outcome.status,
+        "output": clean(outcome.output),
+        "error": clean(outcome.error),
+        "usage": clean(outcome.usage),
+        "dead_letter": outcome.dead_letter,
+        "count": len(events),
+        "events": events,
+    }
 
 
 def twin_of(run: Run) -> Select[*tuple[Any, ...]]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, func, insert, literal, select, update
+from sqlalchemy import ColumnElement, Executable, Row, Select, func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mcp_server.runs.cleaning import clean_event
@@ -27,7 +27,7 @@ from mcp_server.storage.sql.schema import JsonText
 
 RunRow = Row[*tuple[Any, ...]]
 
-FRAME = ("run", "first_seq", "last_seq", "events")
+_FRAME = ("run", "first_seq", "last_seq", "events")
 
 
 def ending(status: str) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def changed(
         return select(row)
     told = literal([clean_event(event) for event in events], JsonText())
     frame = select(row.c.id, row.c.last_seq - (count - 1), row.c.last_seq, told)
-    return select(row).add_cte(insert(run_events).from_select(FRAME, frame).cte("frame"))
+    return select(row).add_cte(insert(run_events).from_select(_FRAME, frame).cte("frame"))
 
 
 async def journalled(connection: AsyncConnection, record: Recorder, rows: Sequence[RunRow]) -> None:
@@ -69,10 +69,13 @@ async def journalled(connection: AsyncConnection, record: Recorder, rows: Sequen
 
 
 async def apply(
-    connection: AsyncConnection, record: Recorder, statement: Select[*tuple[Any, ...]]
+    connection: AsyncConnection,
+    record: Recorder,
+    statement: Executable,
+    given: Mapping[str, Any] | None = None,
 ) -> RunRow | None:
-    """Execute what `changed` built and journal the new status; None if no run was as it asks."""
-    row = (await connection.execute(statement)).first()
+    """Execute a statement that changes at most one run and gives its row, and journal its new status."""
+    row = (await connection.execute(statement, given)).first()
     if row is not None:
         await journalled(connection, record, [row])
     return row
