@@ -114,6 +114,8 @@ class Rows:
     async def told(self, run: Run) -> list[Event]:
         """Return every event of a run; their numbers are 1, 2, 3, … up to the row's."""
         events, status = await self.events.read(run.id, 0, 1000)
+        while more := (await self.events.read(run.id, len(events), 1000))[0]:
+            events += more
         assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
         stored = await self.load(run)
         assert (stored.last_seq, stored.status) == (len(events), status)
