@@ -154,7 +154,7 @@ async def open_runtime(
         slots = settings.run_concurrency if concurrency is None else concurrency
         works = _works(engines, keys, stores, server, late[0])
         worker = slots and await stack.enter_async_context(
-            open_worker(stores, works, engines.wake, concurrency=slots)
+            open_worker(stores, works, engines.wake, concurrency=slots, idling=runs.idling)
         )
         if slots:
             await stack.enter_async_context(

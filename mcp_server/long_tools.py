@@ -12,7 +12,7 @@ from mcp_types import CallToolResult, TextContent
 from mcp_server.auth.principal import current_principal
 from mcp_server.boundary import check_arguments
 from mcp_server.invocation import Invocation
-from mcp_server.runs.fence import parse_key
+from mcp_server.runs.fence import is_step
 from mcp_server.services import Services
 from mcp_server.services.run_results import RunItem, RunResult
 from mcp_server.services.runs import RunTerms
@@ -73,14 +73,11 @@ async def call_long(
             await context.report_progress(event["done"], event["total"], event["message"])
 
     run = await _unbroken(start_long(services, tool, arguments, invocation, {}))
-    # The run that a step starts is left to the step's own run: when that one is resumed, the key finds
-    # this one again.
-    step = invocation.key is not None and parse_key(invocation.key) is not None
     done = await services.runs.attend(
         current_principal(),
         run["run"],
         deadline=invocation.deadline,
-        cancelling=not step,
+        inside=is_step(invocation.key),
         on_event=tell,
     )
     return tool_result(done)

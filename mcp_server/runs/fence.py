@@ -29,3 +29,8 @@ def parse_key(text: str) -> StepKey | None:
     if match is None:
         return None
     return StepKey(match["run"], match["key"], int(match["epoch"]))
+
+
+def is_step(key: str | None) -> bool:
+    """Tell whether an idempotency key is that of a run's step."""
+    return key is not None and parse_key(key) is not None

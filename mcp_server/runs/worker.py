@@ -13,6 +13,7 @@ from typing import Any
 from mcp_server.runs.attempt import Attempt, Reason
 from mcp_server.runs.context import Work
 from mcp_server.runs.heartbeat import Heartbeat
+from mcp_server.runs.idling import Idling
 from mcp_server.runs.intervals import Timing
 from mcp_server.runs.loops import forever
 from mcp_server.runs.outage import OUTAGE
@@ -25,12 +26,17 @@ from mcp_server.storage.sql.wake import Wake
 logger = logging.getLogger(__name__)
 
 CONCURRENCY = 8
+# For each place so many runs may wait for those that they started, which may wait in turn.
+MOST_IDLING = 16
 
 __all__ = ["CONCURRENCY", "Timing", "Worker", "open_worker"]
 
 
 class Worker:
-    """Executes up to `concurrency` runs at once, of one tenant at most half as many."""
+    """Executes up to `concurrency` runs at once, of one tenant at most half as many.
+
+    Runs that only wait for others leave their places to them, within a bound on all that are held.
+    """
 
     def __init__(
         self,
@@ -40,7 +46,9 @@ class Worker:
         *,
         concurrency: int,
         timing: Timing,
+        idling: Idling,
     ) -> None:
+        self._idling = idling
         self._stores, self._works, self._wake = stores, works, wake
         self._concurrency = concurrency
         self._share = max(1, concurrency // 2)
@@ -108,14 +116,15 @@ class Worker:
         self._tell()
 
     async def _claim(self) -> None:
-        free = self._concurrency - len(self._tasks)
+        spare = min(self._idling.count, self._concurrency * MOST_IDLING)
+        free, share = self._concurrency + spare - len(self._tasks), self._share + spare
         epoch = self._heartbeat.epoch
         if free <= 0 or epoch is None or not self._heartbeat.sure():
             return
         self.claims += 1
         try:
             kinds = tuple(self._works)
-            runs = await self._stores.queue.claim(epoch, kinds, free, self._share)
+            runs = await self._stores.queue.claim(epoch, kinds, free, share)
             if not self._heartbeat.sure():
                 return  # too late to begin: they are another worker's now, or the watch finds them
             for run in runs:
@@ -180,14 +189,19 @@ async def open_worker(
     *,
     concurrency: int = CONCURRENCY,
     timing: Timing | None = None,
+    idling: Idling | None = None,
 ) -> AsyncGenerator[Worker]:
-    """Yield a worker for the kinds of run in `works`; on the way out it hands back what still runs."""
+    """Yield a worker for the kinds of run in `works`; on the way out it hands back what still runs.
+
+    `idling` counts the runs that wait for others; whoever waits on their behalf counts them there.
+    """
     worker = Worker(
         stores,
         works,
         wake,
         concurrency=concurrency,
         timing=timing or Timing(),
+        idling=idling or Idling(),
     )
     async with worker.running():
         yield worker

@@ -62,7 +62,7 @@ class RunStarts:
         messages = read_conversation(input)
         uri = agent_uri(agent)
         async with self._operation(principal, "run", uri, key=key) as op:
-            run = self._new_run(
+            run = await self._new_run(
                 op,
                 terms,
                 kind="agent",
@@ -97,7 +97,7 @@ class RunStarts:
             principal, verb, uri, key=key, egress=egress, metered=metered
         ) as op:
             check()
-            run = self._new_run(
+            run = await self._new_run(
                 op,
                 terms,
                 kind=f"{TOOL_KIND}{tool}",
@@ -121,9 +121,13 @@ class RunStarts:
             self._wake.send(topic)
         return created
 
-    def _new_run(self, op: Operation, terms: RunTerms, *, kind: str, **fields: Any) -> Run:
+    async def _new_run(self, op: Operation, terms: RunTerms, *, kind: str, **fields: Any) -> Run:
+        priority = terms.get("priority", 0)
         if op.lease is not None:
             terms = {**terms, "origin": f"run://{op.lease.run}"}
+            # Whoever waits for it began already: it goes before what has not.
+            parent = await self._access.find(op.principal.tenant, op.lease.run)
+            priority = max(priority, (parent.priority if parent else 0) + 1)
         if terms.get("ttl_seconds") is None:
             terms = {**terms, "ttl_seconds": self._ttl_of(kind)}
         principal = op.principal
@@ -134,6 +138,6 @@ class RunStarts:
             key_id=principal.key_id,
             grant=principal.scopes,
             kind=kind,
-            **columns(principal, op.uri, terms),
+            **columns(principal, op.uri, terms) | {"priority": priority},
             **fields,
         )

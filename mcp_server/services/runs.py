@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 import anyio
@@ -14,7 +14,9 @@ from mcp_server.auth.principal import Principal
 from mcp_server.errors import InvalidInput, Timeout
 from mcp_server.operation import Operations
 from mcp_server.runs.events import RunEvents as EventStore
+from mcp_server.runs.fence import is_step
 from mcp_server.runs.following import Following
+from mcp_server.runs.idling import Idling
 from mcp_server.runs.queue import RunQueue
 from mcp_server.runs.record import Event, Run
 from mcp_server.services import names
@@ -55,7 +57,8 @@ class RunService(RunInputs):
     """Starting is an operation on `agent://NAME` or `tool://NAME`, everything else on `run://ID`.
 
     Whoever may run an agent or a tool may also watch, answer and cancel the runs of it that its own key
-    started. `ttl_of` gives for how many seconds a kind's ended runs are kept.
+    started. `ttl_of` gives for how many seconds a kind's ended runs are kept. `following` follows runs,
+    and `idling` counts those that wait here for others.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class RunService(RunInputs):
     ) -> None:
         super().__init__(operation, control, queue, wake, ttl_of)
         self.following = following
+        self.idling = Idling()
         self._watch = RunWatch(queue, events, following, wake)
 
     async def run(
@@ -95,8 +99,9 @@ class RunService(RunInputs):
             )
         started = await self.start(principal, agent, input, key=key)
         try:
-            async with asyncio.timeout(wait_seconds):
-                await self._watch.settle(principal.tenant, started["run"], on_event)
+            with self._waiting(inside=is_step(key)):
+                async with asyncio.timeout(wait_seconds):
+                    await self._watch.settle(principal.tenant, started["run"], on_event)
         except TimeoutError:
             pass
         return run_item(await self._access.load(principal.tenant, started["run"]))
@@ -107,32 +112,42 @@ class RunService(RunInputs):
         run: str,
         *,
         deadline: float | None,
-        cancelling: bool = True,
+        inside: bool = False,
         on_event: OnEvent | None = None,
     ) -> RunItem:
         """Wait for the end of a run that the caller has just started, or until it asks something.
 
-        If the caller leaves or its deadline (event loop's time) passes, the run is cancelled; without
-        `cancelling` it goes on.
+        If the caller leaves or its deadline (event loop's time) passes, the run is cancelled. Not so
+        `inside` another run: when that one is resumed, the key of its step finds this one again.
 
         Raises:
             Timeout: the deadline passed.
         """
-        settled = False
+        settled = inside
         try:
-            async with asyncio.timeout_at(deadline):
-                await self._watch.settle(principal.tenant, run, on_event)
+            with self._waiting(inside=inside):
+                async with asyncio.timeout_at(deadline):
+                    await self._watch.settle(principal.tenant, run, on_event)
             settled = True
         except TimeoutError as error:
-            fate = "is cancelled" if cancelling else "goes on"
+            fate = "goes on" if inside else "is cancelled"
             raise Timeout(
                 f"the deadline passed before the end of run {run}, which {fate}"
             ) from error
         finally:
-            if not settled and cancelling:
+            if not settled:
                 with anyio.CancelScope(shield=True):
                     await self._cancel(await self._access.load(principal.tenant, run))
         return run_item(await self._access.load(principal.tenant, run))
+
+    @contextmanager
+    def _waiting(self, *, inside: bool) -> Generator[None]:
+        if not inside:
+            yield
+            return
+        with self.idling.waiting():
+            self._wake.send("queue")
+            yield
 
     async def get(self, principal: Principal, run: str) -> RunItem:
         """Return one run.

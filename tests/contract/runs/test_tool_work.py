@@ -21,8 +21,9 @@ from mcp_server.declarations import declare
 from mcp_server.errors import Unauthenticated
 from mcp_server.plugins import load_plugins
 from mcp_server.runs import in_doubt
-from mcp_server.runs.context import Work
+from mcp_server.runs.context import RunContext, Work
 from mcp_server.runs.intervals import Timing
+from mcp_server.runs.record import Outcome
 from mcp_server.server import IsthmusServer
 from mcp_server.services import Services
 from mcp_server.services.kv import KvService
@@ -423,3 +424,20 @@ async def test_a_run_whose_step_called_a_long_tool_finds_its_run_again(
     ]
     assert answers[0] == answers[1]
     assert len((await runs.list(principal))["items"]) == 1
+
+
+async def test_a_run_that_waits_for_its_own_runs_leaves_them_its_place(
+    tools: Tools, principal: Principal
+) -> None:
+    async def parent(context: RunContext) -> Outcome:
+        arguments = {"a": 1, "b": 1}
+        answer = await tools.bus.call(principal, "add", arguments, key=context.key("add"))
+        return Outcome(status="completed", output=answer.text)
+
+    works = {**tools.works(), "tool/parent": parent}
+    async with tools.world.open(concurrency=2, works=works) as runs:
+        tools.services.runs = runs
+        started = [(await runs.start_tool(principal, "parent", {}))["run"] for _ in range(4)]
+        for run in started:
+            await ended(runs, principal, run)
+            assert (await runs.get(principal, run))["output"] == '{"total":2}'

@@ -118,6 +118,7 @@ class World:
                 wake,
                 concurrency=concurrency,
                 timing=timing,
+                idling=runs.idling,
             ) as self.worker,
         ):
             yield runs
