@@ -64,7 +64,8 @@ async def open_engines(settings: Settings, sql_secret: bytes) -> AsyncGenerator[
     async with AsyncExitStack() as stack:
         control_url, data_url = await _databases(stack, settings)
         control = await stack.enter_async_context(open_control(control_url))
-        runs = await stack.enter_async_context(open_pool(control_url, pool_size=2, overflow=4))
+        # No overflow: a connection beyond the pool is made for one transaction, and costs ten of them.
+        runs = await stack.enter_async_context(open_pool(control_url, pool_size=6, overflow=0))
         heartbeat = await stack.enter_async_context(open_pool(control_url, pool_size=1, overflow=0))
         wake = await stack.enter_async_context(open_wake(control_url))
         sql = await stack.enter_async_context(
