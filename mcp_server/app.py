@@ -154,7 +154,12 @@ async def open_runtime(
         slots = settings.run_concurrency if concurrency is None else concurrency
         works = _works(engines, keys, stores, server, late[0])
         worker = slots and await stack.enter_async_context(
-            open_worker(stores, works, engines.wake, concurrency=slots, idling=runs.idling)
+            open_worker(
+                *(stores, works, engines.wake),
+                concurrency=slots,
+                idling=runs.idling,
+                marks=[services.sql],
+            )
         )
         if slots:
             await stack.enter_async_context(

@@ -61,8 +61,13 @@ class Conflict(AppError):
 class LeaseLost(Conflict):
     """The caller works for a run that its lease does not hold any more: nothing it does may take effect."""
 
-    def __init__(self) -> None:
-        super().__init__("this run is held by another worker now, or has ended")
+    def __init__(
+        self,
+        message: str = "this run is held by another worker now, or has ended",
+        *,
+        param: str | None = None,
+    ) -> None:
+        super().__init__(message, param=param)
 
 
 class LimitExceeded(AppError):

@@ -251,7 +251,9 @@ def _operation(
     step = parse_key(key) if key is not None else None
     if step is None:
         return Operation(principal, verb, uri, key, deadline, labels)
-    return Operation(principal, verb, uri, step.key, deadline, labels, Lease(step.run, step.epoch))
+    return Operation(
+        principal, verb, uri, step.key, deadline, labels, Lease(step.run, step.epoch, step.attempt)
+    )
 
 
 def _unavailable(error: Exception) -> AppError | None:

@@ -49,7 +49,8 @@ async def serve(settings: Settings, role: Role) -> int:
     with _listen(settings.host, settings.port) as listener:
         port = listener.getsockname()[1]
         settings = settings.model_copy(update={"port": port})
-        async with open_runtime(settings) as runtime:
+        # CONTRACT: `all` contains a worker; with --role mcp, `isthmus worker` runs what is queued.
+        async with open_runtime(settings, concurrency=None if role == "all" else 0) as runtime:
             await _ensure_key(runtime, local=local)
             async with open_http(runtime, role) as http:
                 # Loads the embedded model behind the first requests, so that the first chat need not wait.

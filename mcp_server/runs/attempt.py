@@ -11,6 +11,7 @@ from mcp_server.runs.context import Asked, RunContext, Work
 from mcp_server.runs.ending import FAILED, Ending, Retry, ending_of, timed_out
 from mcp_server.runs.event_log import EventLog
 from mcp_server.runs.intervals import Timing
+from mcp_server.runs.marks import Marks
 from mcp_server.runs.outage import OUTAGE, through_outage
 from mcp_server.runs.record import Outcome, Run
 from mcp_server.runs.stores import Stores
@@ -37,6 +38,7 @@ class Attempt:
         *,
         leased: Callable[[], bool],
         tell: Callable[[], None],
+        marks: Marks,
     ) -> None:
         self.run = run
         self._epoch = epoch
@@ -44,6 +46,7 @@ class Attempt:
         self._timing = timing
         self._leased = leased
         self._tell = tell
+        self._marks = marks
         self._stopped: asyncio.Future[Reason] = asyncio.get_running_loop().create_future()
 
     def stop(self, reason: Reason) -> None:
@@ -72,7 +75,7 @@ class Attempt:
         if context.resumed:
             context.emit({"type": "resumed", "attempt": run.attempt})
         writing = asyncio.create_task(log.write(), name=f"{run.id} events")
-        working = asyncio.create_task(work(context), name=run.id)
+        working = asyncio.create_task(self._work(work, context), name=run.id)
         try:
             end = await self._end_of(working, writing, context.parting)
             log.close()
@@ -80,6 +83,11 @@ class Attempt:
                 await self._store(end)
         finally:
             await self._clear(working, writing)
+
+    async def _work(self, work: Work, context: RunContext) -> Outcome:
+        if context.resumed:  # an earlier attempt may still be in the middle of a statement
+            await self._marks.raise_fences(self.run.id, self.run.attempt)
+        return await work(context)
 
     async def _end_of(
         self,

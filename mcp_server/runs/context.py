@@ -122,7 +122,7 @@ class RunContext:
             InvalidInput: the step's name does not fit.
         """
         _check_name(step)
-        return str(StepKey(self.run.id, f"{self.run.id}/{step}", self._epoch))
+        return str(StepKey(self.run.id, f"{self.run.id}/{step}", self._epoch, self.run.attempt))
 
     def finished(self, step: str) -> bool:
         """Tell whether the step's result is stored."""

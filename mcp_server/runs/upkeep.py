@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from mcp_server.runs.heartbeat import Heartbeat
 from mcp_server.runs.leases import Leases
+from mcp_server.runs.marks import Marks
 from mcp_server.runs.sweep import Sweep
 
 logger = logging.getLogger(__name__)
@@ -16,10 +17,16 @@ class Upkeep:
     """Any number of workers may do the same at once; `tell` is called when something changed."""
 
     def __init__(
-        self, leases: Leases, sweep: Sweep, heartbeat: Heartbeat, tell: Callable[[], None]
+        self,
+        leases: Leases,
+        sweep: Sweep,
+        marks: Marks,
+        heartbeat: Heartbeat,
+        tell: Callable[[], None],
     ) -> None:
         self._leases = leases
         self._sweep = sweep
+        self._marks = marks
         self._heartbeat = heartbeat
         self._tell = tell
 
@@ -39,3 +46,4 @@ class Upkeep:
         """Compact the events of runs that have ended, and delete what nobody may want any more."""
         await self._sweep.compact()
         await self._sweep.purge()
+        await self._marks.purge()

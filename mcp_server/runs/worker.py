@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from mcp_server.runs.heartbeat import Heartbeat
 from mcp_server.runs.idling import Idling
 from mcp_server.runs.intervals import Timing
 from mcp_server.runs.loops import forever
+from mcp_server.runs.marks import Marks, MarkStore
 from mcp_server.runs.outage import OUTAGE
 from mcp_server.runs.record import Run
 from mcp_server.runs.stores import Stores
@@ -47,8 +48,9 @@ class Worker:
         concurrency: int,
         timing: Timing,
         idling: Idling,
+        marks: Marks,
     ) -> None:
-        self._idling = idling
+        self._idling, self._marks = idling, marks
         self._stores, self._works, self._wake = stores, works, wake
         self._concurrency = concurrency
         self._share = max(1, concurrency // 2)
@@ -56,7 +58,7 @@ class Worker:
         name = f"{socket.gethostname()}/{os.getpid()}"
         self._heartbeat = Heartbeat(stores.heartbeat, name, concurrency, timing, self._leased)
         self._watch = Watch(stores.queue, self, lambda: self._heartbeat.epoch)
-        self._upkeep = Upkeep(stores.leases, stores.sweep, self._heartbeat, self._tell)
+        self._upkeep = Upkeep(stores.leases, stores.sweep, self._marks, self._heartbeat, self._tell)
         self.attempts: dict[str, Attempt] = {}
         self.claims = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -143,6 +145,7 @@ class Worker:
             self._timing,
             leased=lambda: heartbeat.epoch == epoch and heartbeat.sure(),
             tell=self._tell,
+            marks=self._marks,
         )
         if heartbeat.epoch != epoch:
             attempt.stop("lost")
@@ -190,10 +193,12 @@ async def open_worker(
     concurrency: int = CONCURRENCY,
     timing: Timing | None = None,
     idling: Idling | None = None,
+    marks: Sequence[MarkStore] = (),
 ) -> AsyncGenerator[Worker]:
     """Yield a worker for the kinds of run in `works`; on the way out it hands back what still runs.
 
     `idling` counts the runs that wait for others; whoever waits on their behalf counts them there.
+    `marks` are the stores that must be told when an attempt at a run is over.
     """
     worker = Worker(
         stores,
@@ -202,6 +207,7 @@ async def open_worker(
         concurrency=concurrency,
         timing=timing or Timing(),
         idling=idling or Idling(),
+        marks=Marks(marks),
     )
     async with worker.running():
         yield worker

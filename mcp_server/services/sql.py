@@ -114,17 +114,17 @@ class SqlService:
             await entries.settle("write")
         return call.answer(checked, result)
 
-    async def raise_fence(self, run: str, epoch: int) -> None:
-        """Refuse from now on what leases of `run` older than `epoch` commit with its steps' keys.
+    async def raise_fence(self, run: str, attempt: int) -> None:
+        """Refuse from now on what attempts of `run` before `attempt` commit with its steps' keys.
 
         For the run engine, before it goes on with a run that another worker held: when this returns,
         everything that worker's statements did is there, and nothing more will come.
 
         Raises:
-            LeaseLost: a newer lease was here already. Unavailable: a data database does not answer.
+            LeaseLost: a newer attempt was here already. Unavailable: a data database does not answer.
         """
         for engine in self._engines.values():
-            await engine.fence(run, epoch)
+            await engine.fence(run, attempt)
 
     async def purge_effects(self, seconds: float) -> int:
         """Forget what keys older than `seconds` have done, some thousands a call; return how many."""
@@ -224,7 +224,7 @@ def _effect(operation: Operation) -> EffectKey | None:
         return None
     if operation.lease is None:
         return EffectKey(operation.key)
-    return EffectKey(operation.key, operation.lease.run, operation.lease.epoch)
+    return EffectKey(operation.key, operation.lease.run, operation.lease.attempt)
 
 
 def _possible(table: str) -> str:

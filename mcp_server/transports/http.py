@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
-from mcp.server.auth.middleware.bearer_auth import AuthorizationContext
+from mcp.server.auth.middleware.bearer_auth import (
+    AuthenticatedUser,
+    AuthorizationContext,
+    authorization_context,
+)
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.streamable_http import (
+    MCP_SESSION_ID_HEADER,
     REQUEST_CANCELLED,
     StreamableHTTPServerTransport,
     check_accept_headers,
@@ -17,7 +23,8 @@ from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.shared.exceptions import MCPError
 from starlette.requests import Request
-from starlette.types import Receive, Scope, Send
+from starlette.responses import PlainTextResponse
+from starlette.types import Message, Receive, Scope, Send
 
 from mcp_server.doors import DeclaredRoute
 from mcp_server.errors import AppError, InvalidInput
@@ -50,12 +57,70 @@ def session_manager(server: IsthmusServer, max_body_bytes: int) -> StreamableHTT
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    """A session's own stream, open at GET /mcp."""
+
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    ended: anyio.Event = field(default_factory=anyio.Event)
+
+
 class _Sessions(StreamableHTTPSessionManager):
     """Bounds the sessions of one key, so that none can take them all from the others.
 
     The session that was idle longest gives way: many clients never end theirs, and one whose session
     is gone (404) opens another. Only sessions at work are refused a further one.
+
+    A client that lost its session's own stream opens it again before the server has noticed the loss:
+    the new one takes the old one's place. The SDK would refuse it, or close it with the old one.
     """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._streams: dict[str, _Stream] = {}
+
+    async def _handle_stateful_request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        session = self._own_session(scope) if scope["method"] == "GET" else None
+        if session is None:
+            await super()._handle_stateful_request(scope, receive, send)
+            return
+        own, before = _Stream(), self._streams.get(session)
+        self._streams[session] = own
+        try:
+            if before is not None:
+                before.scope.cancel()
+                await before.ended.wait()
+            await self._stream(own, scope, receive, send)
+        finally:
+            own.ended.set()
+            if self._streams[session] is own:
+                del self._streams[session]
+
+    async def _stream(self, own: _Stream, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        with own.scope:
+            await super()._handle_stateful_request(scope, receive, watched)
+            return
+        if started:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        else:
+            replaced = PlainTextResponse("another stream of this session took over", 409)
+            await replaced(scope, receive, send)
+
+    def _own_session(self, scope: Scope) -> str | None:
+        """Return the session that a request names, None unless there is one and it is the sender's."""
+        session = Request(scope).headers.get(MCP_SESSION_ID_HEADER)
+        if session is None or session not in self._server_instances:
+            return None
+        user = scope.get("user")
+        sender = authorization_context(user) if isinstance(user, AuthenticatedUser) else None
+        return session if sender == self._session_owners.get(session) else None
 
     def _admit_session(
         self, requestor: AuthorizationContext | None

@@ -167,8 +167,8 @@ async def begin_run(control: AsyncEngine, tenant: str) -> StepKey:
             ),
             {"run": run, "tenant": tenant},
         )
-        epoch = await _hold(tx, run)
-    return StepKey(run, f"{run}/call/1", epoch)
+        held = await _hold(tx, run)
+    return StepKey(run, f"{run}/call/1", *held)
 
 
 async def take_over(control: AsyncEngine, step: StepKey) -> StepKey:
@@ -178,7 +178,7 @@ async def take_over(control: AsyncEngine, step: StepKey) -> StepKey:
             text("update runs set status = 'queued', lease = null where id = :run"),
             {"run": step.run},
         )
-        return StepKey(step.run, step.key, await _hold(tx, step.run))
+        return StepKey(step.run, step.key, *await _hold(tx, step.run))
 
 
 async def finish_run(control: AsyncEngine, step: StepKey) -> None:
@@ -191,15 +191,18 @@ async def finish_run(control: AsyncEngine, step: StepKey) -> None:
         )
 
 
-async def _hold(tx: AsyncConnection, run: str) -> int:
+async def _hold(tx: AsyncConnection, run: str) -> tuple[int, int]:
     epoch = await tx.scalar(
         text(
             "insert into run_leases (worker, slots, expires_at)"
             " values ('test', 1, now() + interval '1 hour') returning epoch"
         )
     )
-    await tx.execute(
-        text("update runs set status = 'running', lease = :epoch where id = :run"),
+    attempt = await tx.scalar(
+        text(
+            "update runs set status = 'running', lease = :epoch, attempt = attempt + 1"
+            " where id = :run returning attempt"
+        ),
         {"run": run, "epoch": epoch},
     )
-    return cast("int", epoch)
+    return cast("int", epoch), cast("int", attempt)

@@ -154,7 +154,7 @@ async def test_the_next_worker_finds_what_the_last_one_did(
     first = await world.call(principal, tool, str(step), **arguments)
     after = await world.state(principal)
     taken = await take_over(control, step)
-    await world.services.sql.raise_fence(taken.run, taken.epoch)
+    await world.services.sql.raise_fence(taken.run, taken.attempt)
     assert await world.call(principal, tool, str(taken), **arguments) == first
     with pytest.raises(LeaseLost):  # also for what it has done itself
         await world.call(principal, tool, str(step), **arguments)

@@ -204,7 +204,7 @@ async def test_a_worker_that_stood_still_in_its_statement_commits_nothing_after_
     await standing.wait()
     taken = await take_over(control, step)
     async with asyncio.timeout(5):  # it waits for no statement
-        await world.services.sql.raise_fence(taken.run, taken.epoch)
+        await world.services.sql.raise_fence(taken.run, taken.attempt)
     retaken = asyncio.create_task(
         world.call(principal, "sql_execute", str(taken), **insert, params=[78])
     )
@@ -227,14 +227,14 @@ async def test_a_fence_holds_before_the_new_worker_has_used_sql(
     checked = await engine.check(place.schema, "insert into t values (5)", writable=True)
     page = Page(10, 1000)
     await engine.fence(step.run, step.epoch + 1)
-    stale = EffectKey(step.key, step.run, step.epoch)
+    stale = EffectKey(step.key, step.run, step.attempt)
     with pytest.raises(LeaseLost):
         await engine.run(place.schema, checked, [], page, stale)
     with pytest.raises(LeaseLost):
         await engine.fence(step.run, step.epoch)
     await engine.fence(step.run, step.epoch + 1)
     for _ in range(2):
-        key = EffectKey(step.key, step.run, step.epoch + 1)
+        key = EffectKey(step.key, step.run, step.attempt + 1)
         assert (await engine.run(place.schema, checked, [], page, key)).row_count == 1
     assert (await world.services.sql.query(principal, "select a from t where a = 5"))["rows"] == [
         [5]
@@ -259,7 +259,7 @@ async def test_random_deaths_double_nothing_and_lose_nothing(
     jobs = [Job(dice, who, number) for who in (principal, stranger) for number in range(16)]
     for job in jobs:
         run = await begin_run(control, job.who.tenant)
-        job.step = StepKey(run.run, f"{run.run}/call/{job.number}", run.epoch)
+        job.step = StepKey(run.run, f"{run.run}/call/{job.number}", run.epoch, run.attempt)
     deaths: list[Moment] = ["never", "never", "never", "before", "after"]
     dying.moment = sessions.moment = lambda: dice.choice(deaths)
     workers = [worker(world, control, job, dice) for job in jobs for _ in range(3)]
@@ -304,7 +304,7 @@ async def worker(world: World, control: AsyncEngine, job: Job, dice: random.Rand
         try:
             if dice.random() < 0.2:
                 job.step = await take_over(control, job.step)
-                await world.services.sql.raise_fence(job.step.run, job.step.epoch)
+                await world.services.sql.raise_fence(job.step.run, job.step.attempt)
             step = job.step
             job.answers.append(await world.call(job.who, tool, str(step), **arguments))
             return

@@ -159,9 +159,15 @@ async def test_a_steps_key_is_its_identity_without_the_lease(
     operations: Operations, principal: Principal
 ) -> None:
     run = f"run_{'0' * 32}"
-    async with operations(principal, "write", "kv://a/1", key=f"{run}/call/3@17") as op:
-        assert (op.key, op.lease) == (f"{run}/call/3", Lease(run, 17))
-    for plain in ("step-1", f"{run}/call/3", f"{run}@17", "run_1/call/3@17"):
+    async with operations(principal, "write", "kv://a/1", key=f"{run}/call/3@17.2") as op:
+        assert (op.key, op.lease) == (f"{run}/call/3", Lease(run, 17, 2))
+    for plain in (
+        "step-1",
+        f"{run}/call/3",
+        f"{run}@17.2",
+        f"{run}/call/3@17",
+        "run_1/call/3@17.2",
+    ):
         async with operations(principal, "write", "kv://a/1", key=plain) as op:
             assert (op.key, op.lease) == (plain, None)
 

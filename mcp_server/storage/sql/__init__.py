@@ -56,11 +56,11 @@ class SqlResult:
 
 @dataclass(frozen=True, slots=True)
 class EffectKey:
-    """The key under which a statement is run once; if it is a step's, also its run and lease."""
+    """The key under which a statement is run once; if it is a step's, also its run and attempt."""
 
     key: str
     run: str | None = None
-    epoch: int | None = None
+    attempt: int | None = None
 
 
 class SqlEngine(Protocol):
@@ -97,8 +97,8 @@ class SqlEngine(Protocol):
         With `effect`, the statement must take effect once for this key and text, however often it is
         called and wherever a call breaks off: later calls must return the first one's answer (without
         its rows, if they are very many), concurrent ones must wait for it. It must be refused with
-        LeaseLost if its lease is older than one that `fence` was told of, and with Conflict if the
-        same lease ran it with other `params`.
+        LeaseLost if its attempt is older than one that `fence` was told of, and with Conflict if the
+        same attempt ran it with other `params`.
 
         Must run it read-only, as a role that can only read, unless it was checked as `writable`. Must
         stop it on the server when the time limit passes (Timeout) or the calling task is cancelled, and
@@ -107,7 +107,7 @@ class SqlEngine(Protocol):
         """
         ...
 
-    async def fence(self, run: str, epoch: int) -> None:
+    async def fence(self, run: str, attempt: int) -> None:
         """Must refuse every later commit of an effect of this run under a lease older than `epoch`."""
         ...
 

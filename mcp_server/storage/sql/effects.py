@@ -9,12 +9,13 @@ from sqlalchemy import and_, bindparam, delete, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mcp_server.errors import LeaseLost
-from mcp_server.storage.sql.run_tables import effects, runs
+from mcp_server.storage.sql.run_tables import effects
 
 _HELD = text(
     """
     select 1 from runs
-    where id = :run and tenant = :tenant and lease = :epoch and status = 'running' for share
+    where id = :run and tenant = :tenant and lease = :epoch and attempt = :attempt
+        and status = 'running' for share
     """
 )
 # One statement: the mark of a stale caller is never tried. It waits for a twin that is not
@@ -23,7 +24,8 @@ _MARK_HELD = text(
     """
     with held as (
         select from runs
-        where id = :run and tenant = :tenant and lease = :epoch and status = 'running' for share),
+        where id = :run and tenant = :tenant and lease = :epoch and attempt = :attempt
+        and status = 'running' for share),
     marked as (
         insert into effects (tenant, key, verb, uri) select :tenant, :key, :verb, :uri from held
         on conflict do nothing returning 1)
@@ -42,19 +44,24 @@ _AT = and_(
 _REMEMBER = update(effects).where(_AT).values(result=bindparam("answer"))
 _FORGET = delete(effects).where(_AT)
 _STORED = select(effects.c.result).where(_AT)
-_LEASE = select(runs.c.lease).where(
-    runs.c.id == bindparam("run"),
-    runs.c.tenant == bindparam("tenant"),
-    runs.c.status == "running",
+_LEASE = text(
+    """
+    select 1 from runs where id = :run and tenant = :tenant and lease = :epoch
+        and attempt = :attempt and status = 'running'
+    """
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The run that a call works for, and the epoch of the lease under which it does so."""
+    """The run that a call works for, and the lease and the attempt under which it does so."""
 
     run: str
     epoch: int
+    attempt: int
+
+    def row(self) -> dict[str, Any]:
+        return {"run": self.run, "epoch": self.epoch, "attempt": self.attempt}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +92,7 @@ async def hold(tx: AsyncConnection, tenant: str, lease: Lease) -> None:
     Raises:
         LeaseLost: the lease does not hold it.
     """
-    given = {"run": lease.run, "epoch": lease.epoch, "tenant": tenant}
+    given = lease.row() | {"tenant": tenant}
     if await tx.scalar(_HELD, given) is None:
         raise LeaseLost
 
@@ -100,8 +107,7 @@ async def mark(tx: AsyncConnection, effect: Effect) -> bool:
     """
     if effect.lease is None:
         return await tx.scalar(_MARK, effect.row()) is not None
-    held = {"run": effect.lease.run, "epoch": effect.lease.epoch}
-    done = (await tx.execute(_MARK_HELD, effect.row() | held)).one()
+    done = (await tx.execute(_MARK_HELD, effect.row() | effect.lease.row())).one()
     if not done.held:
         raise LeaseLost
     return bool(done.marked)
@@ -129,7 +135,7 @@ async def look(tx: AsyncConnection, effect: Effect) -> Any | None:
         LeaseLost: the lease does not hold the run.
     """
     if effect.lease is not None:
-        given = {"run": effect.lease.run, "tenant": effect.tenant}
-        if await tx.scalar(_LEASE, given) != effect.lease.epoch:
+        given = effect.lease.row() | {"tenant": effect.tenant}
+        if await tx.scalar(_LEASE, given) is None:
             raise LeaseLost
     return await stored(tx, effect)

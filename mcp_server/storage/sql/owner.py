@@ -81,11 +81,11 @@ class Owner:
         async with self._transaction() as connection:
             return known | await catalog.types(connection, schema, unknown)
 
-    async def fence(self, run: str, epoch: int) -> None:
+    async def fence(self, run: str, attempt: int) -> None:
         """See `tenant_effects.fence`."""
         await self.catalog()
         async with self._transaction() as connection:
-            await tenant_effects.fence(connection, run, epoch)
+            await tenant_effects.fence(connection, run, attempt)
 
     async def purge_effects(self, seconds: float) -> int:
         """See `tenant_effects.purge`."""

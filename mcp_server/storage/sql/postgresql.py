@@ -115,8 +115,8 @@ class PostgresqlEngine:
     async def describe(self, schema: str, pattern: str, detail: Detail) -> list[dict[str, Any]]:
         return await self._owner.describe(schema, pattern, detail)
 
-    async def fence(self, run: str, epoch: int) -> None:
-        await self._owner.fence(run, epoch)
+    async def fence(self, run: str, attempt: int) -> None:
+        await self._owner.fence(run, attempt)
 
     async def purge_effects(self, seconds: float) -> int:
         return await self._owner.purge_effects(seconds)

@@ -38,12 +38,12 @@ _ADMIT = text(
 _ADMITTED = text("select proof = :proof from isthmus.writers where role = :role")
 _FENCE = text(
     """
-    insert into isthmus.fences as f (run, epoch) values (:run, :epoch)
-    on conflict (run) do update set epoch = excluded.epoch, at = clock_timestamp()
-    where f.epoch < excluded.epoch
+    insert into isthmus.fences as f (run, attempt) values (:run, :attempt)
+    on conflict (run) do update set attempt = excluded.attempt, at = clock_timestamp()
+    where f.attempt < excluded.attempt
     """
 )
-_FENCED = text("select epoch from isthmus.fences where run = :run")
+_FENCED = text("select attempt from isthmus.fences where run = :run")
 _PURGE = tuple(
     text(
         f"""
@@ -73,14 +73,14 @@ async def is_admitted(connection: AsyncConnection, writer: str, proof: str) -> b
     return await connection.scalar(_ADMITTED, given) is True
 
 
-async def fence(connection: AsyncConnection, run: str, epoch: int) -> None:
+async def fence(connection: AsyncConnection, run: str, attempt: int) -> None:
     """Refuse from now on what older leases of a run do; returns when none of it can commit any more.
 
     Raises:
         LeaseLost: a newer lease was here already.
     """
-    await connection.execute(_FENCE, {"run": run, "epoch": epoch})
-    if (await connection.scalar(_FENCED, {"run": run}) or 0) > epoch:
+    await connection.execute(_FENCE, {"run": run, "attempt": attempt})
+    if (await connection.scalar(_FENCED, {"run": run}) or 0) > attempt:
         raise LeaseLost
 
 
@@ -110,8 +110,8 @@ class Mark:
         Raises:
             LoginRefused: the role is not admitted, or with another proof. PostgresError.
         """
-        key, run, epoch = self._identity()
-        given = (self.proof, key, self.statement, self.arguments, run, epoch)
+        key, run, attempt = self._identity()
+        given = (self.proof, key, self.statement, self.arguments, run, attempt)
         try:
             stored = await session.scalar(
                 "select isthmus.begin_effect("
@@ -130,16 +130,16 @@ class Mark:
         Raises:
             PostgresError: LEASE_LOST among others.
         """
-        key, run, epoch = self._identity()
+        key, run, attempt = self._identity()
         await session.scalar(
             "select isthmus.finish_effect("
             "$1::text, $2::text, $3::text, $4::text, $5::bigint, $6::text)",
-            (self.proof, key, self.statement, run, epoch, _stored(result)),
+            (self.proof, key, self.statement, run, attempt, _stored(result)),
         )
 
     def _identity(self) -> tuple[str, str | None, str | None]:
-        epoch = self.effect.epoch
-        return self.effect.key, self.effect.run, None if epoch is None else str(epoch)
+        attempt = self.effect.attempt
+        return self.effect.key, self.effect.run, None if attempt is None else str(attempt)
 
 
 def _stored(result: SqlResult) -> str:

@@ -25,7 +25,7 @@ _INSTALL = (
     """
     create table if not exists isthmus.fences (
         run text collate "C" primary key,
-        epoch bigint not null,
+        attempt bigint not null,
         at timestamptz not null default clock_timestamp()
     )
     """,
@@ -35,7 +35,7 @@ _INSTALL = (
         key text collate "C" not null,
         statement text collate "C" not null,
         arguments text not null,
-        epoch bigint,
+        attempt bigint,
         result text,
         at timestamptz not null default clock_timestamp(),
         primary key (role, key, statement)
@@ -58,27 +58,27 @@ _INSTALL = (
     """
     create or replace function isthmus.begin_effect(
         given_proof text, given_key text, given_statement text, given_arguments text,
-        given_run text, given_epoch bigint
+        given_run text, given_attempt bigint
     ) returns text
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
     declare found_effect record;
     begin
         perform isthmus.require_writer(given_proof);
         if exists (
-            select from isthmus.fences f where f.run = given_run and f.epoch > given_epoch
+            select from isthmus.fences f where f.run = given_run and f.attempt > given_attempt
         ) then
             raise exception 'the lease is lost' using errcode = 'IS001';
         end if;
         loop
-            insert into isthmus.effects (role, key, statement, arguments, epoch)
-            values (session_user, given_key, given_statement, given_arguments, given_epoch)
+            insert into isthmus.effects (role, key, statement, arguments, attempt)
+            values (session_user, given_key, given_statement, given_arguments, given_attempt)
             on conflict do nothing;
             if found then return null; end if;
-            select e.arguments, e.epoch, e.result into found_effect from isthmus.effects e
+            select e.arguments, e.attempt, e.result into found_effect from isthmus.effects e
             where e.role = session_user and e.key = given_key and e.statement = given_statement;
             if found then
                 if found_effect.arguments <> given_arguments
-                    and found_effect.epoch is not distinct from given_epoch
+                    and found_effect.attempt is not distinct from given_attempt
                 then
                     raise exception 'other arguments' using errcode = 'IS002';
                 end if;
@@ -90,7 +90,7 @@ _INSTALL = (
     """
     create or replace function isthmus.finish_effect(
         given_proof text, given_key text, given_statement text,
-        given_run text, given_epoch bigint, given_result text
+        given_run text, given_attempt bigint, given_result text
     ) returns void
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
     begin
@@ -98,16 +98,16 @@ _INSTALL = (
         loop
             exit when given_run is null;
             perform 1 from isthmus.fences f
-            where f.run = given_run and f.epoch = given_epoch for share;
+            where f.run = given_run and f.attempt = given_attempt for share;
             exit when found;
             if exists (
-                select from isthmus.fences f where f.run = given_run and f.epoch > given_epoch
+                select from isthmus.fences f where f.run = given_run and f.attempt > given_attempt
             ) then
                 raise exception 'the lease is lost' using errcode = 'IS001';
             end if;
-            insert into isthmus.fences as f (run, epoch) values (given_run, given_epoch)
-            on conflict (run) do update set epoch = excluded.epoch, at = clock_timestamp()
-            where f.epoch < excluded.epoch;
+            insert into isthmus.fences as f (run, attempt) values (given_run, given_attempt)
+            on conflict (run) do update set attempt = excluded.attempt, at = clock_timestamp()
+            where f.attempt < excluded.attempt;
         end loop;
         update isthmus.effects e set result = given_result
         where e.role = session_user and e.key = given_key and e.statement = given_statement;

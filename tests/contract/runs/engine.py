@@ -120,10 +120,13 @@ class Engine:
             while step not in await self.trials(run):
                 await asyncio.sleep(0.02)
 
-    async def leased(self) -> int:
-        """Return how many runs of this database some lease holds."""
+    async def leased(self, tenant: str | None = None) -> int:
+        """Return how many runs of a tenant, or of the whole database, some lease holds."""
+        query = (
+            "select count(*) from runs where lease is not null and tenant = coalesce(:t, tenant)"
+        )
         async with self.control.connect() as tx:
-            return await tx.scalar(text("select count(*) from runs where lease is not null")) or 0
+            return await tx.scalar(text(query), {"t": tenant}) or 0
 
 
 @asynccontextmanager

@@ -107,7 +107,7 @@ async def test_after_kill_9_another_worker_goes_on_where_the_dead_one_was(
     assert {"type": "resumed", "attempt": 2} in [
         {name: event[name] for name in event if name != "seq"} for event in told
     ]
-    assert await client.leased() == 0
+    assert await client.leased(principal.tenant) == 0
 
 
 async def test_a_worker_stopped_past_its_lease_writes_nothing_when_it_wakes(
