@@ -124,16 +124,21 @@ class Attempt:
         self._tell()
 
     async def _send(self, end: _End) -> None:
-        queue, run = self._stores.queue, self.run.id
+        queue, run, attempt = self._stores.queue, self.run.id, self.run.attempt
         match end:
             case Asked(step, request):
-                await queue.suspend(run, self._epoch, step, request)
+                await queue.suspend(run, self._epoch, step, request, attempt=attempt)
             case Retry(delay, error):
                 await queue.hand_back(
-                    run, self._epoch, retry=True, delay_seconds=delay, error=error
+                    run,
+                    self._epoch,
+                    attempt=attempt,
+                    retry=True,
+                    delay_seconds=delay,
+                    error=error,
                 )
             case "drained":
-                await queue.hand_back(run, self._epoch)
+                await queue.hand_back(run, self._epoch, attempt=attempt)
             case "lost":
                 pass
             case _:

@@ -99,6 +99,7 @@ class RunQueue:
         run: str,
         epoch: int,
         *,
+        attempt: int | None = None,
         delay_seconds: float = 0.0,
         error: dict[str, str] | None = None,
         retry: bool = False,
@@ -106,7 +107,7 @@ class RunQueue:
         """Put a running run back into the queue; one that is to be cancelled is cancelled instead.
 
         `retry` counts the try as failed with `error`; the next one begins after the delay at the
-        earliest. False if the lease does not hold the run any more.
+        earliest. False if the lease does not hold the run any more, or claimed it again since `attempt`.
         """
         wait = func.make_interval(0, 0, 0, 0, 0, 0, min(delay_seconds, _LONGEST_SECONDS))
         values: dict[str, Any] = {"status": "queued", "lease": None}
@@ -114,7 +115,7 @@ class RunQueue:
             values["not_before"] = func.clock_timestamp() + wait
         events: list[Event] = [status_event("queued")]
         async with self._control.begin() as tx:
-            row = await self._lock(tx, *_held(run, epoch))
+            row = await self._lock(tx, *_held(run, epoch, attempt))
             if row is None:
                 return False
             if row.cancel_requested:
@@ -126,17 +127,25 @@ class RunQueue:
             await apply(tx, self._record, changed(runs.c.id == run, values=values, events=events))
             return True
 
-    async def suspend(self, run: str, epoch: int, step: str, request: dict[str, Any]) -> bool:
+    async def suspend(
+        self,
+        run: str,
+        epoch: int,
+        step: str,
+        request: dict[str, Any],
+        *,
+        attempt: int | None = None,
+    ) -> bool:
         """Let a run wait for an answer; one that is to be cancelled is cancelled instead.
 
         `request` is `{id, step, kind, message, schema}`; `step` is the one whose result the answer will
-        be. False if the lease does not hold the run any more.
+        be. False if the lease does not hold the run any more, or claimed it again since `attempt`.
         """
         asked = clean(request | {"step": step})
         values: dict[str, Any] = {"status": "input_required", "lease": None, "request": asked}
         events = [status_event("input_required") | {"request": asked}]
         async with self._control.begin() as tx:
-            row = await self._lock(tx, *_held(run, epoch))
+            row = await self._lock(tx, *_held(run, epoch, attempt))
             if row is None:
                 return False
             if row.cancel_requested:
@@ -281,5 +290,7 @@ class RunQueue:
         return (await tx.execute(query)).first()
 
 
-def _held(run: str, epoch: int) -> tuple[ColumnElement[bool], ...]:
-    return runs.c.id == run, runs.c.lease == epoch
+def _held(run: str, epoch: int, attempt: int | None) -> tuple[ColumnElement[bool], ...]:
+    # A worker that sends its change again, as the answer got lost, may have claimed the run anew.
+    same = () if attempt is None else (runs.c.attempt == attempt,)
+    return runs.c.id == run, runs.c.lease == epoch, *same
