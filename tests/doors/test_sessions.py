@@ -359,3 +359,35 @@ async def test_however_many_connections_come_the_engines_stay_as_they_are(
             assert not (await session.call("kv_get", {"key": "n"})).result["isError"]
         assert await connections() <= before + 2
     assert entered == []
+
+
+async def test_a_stream_that_is_opened_again_takes_the_place_of_the_lost_one(
+    live: Live, http: aiohttp.ClientSession
+) -> None:
+    session = await raw.Handshake(http, live.url, live.key).open()
+    uri = "kv://default/reopened"
+    assert (await session.request("resources/subscribe", {"uri": uri})).result == {}
+    async with session.listening() as first, session.listening() as second:
+        await first.end(2)
+        for value in range(20):
+            async with session.listening() as stream:
+                if value % 3 == 0:
+                    await asyncio.sleep(0)
+                    continue
+                await session.call("kv_set", {"key": "reopened", "value": value})
+                assert (await stream.message(3))["params"] == {"uri": uri}
+        await second.end(2)
+
+
+async def test_a_stranger_does_not_end_the_stream_of_a_session(
+    live: Live, http: aiohttp.ClientSession
+) -> None:
+    session = await raw.Handshake(http, live.url, live.key).open()
+    stranger = await make_key(live, "read", tenant="stranger")
+    foreign = raw.Handshake(http, live.url, stranger["key"])
+    foreign.session = session.session
+    async with session.listening() as stream:
+        refused = await raw.send(http, "GET", f"{live.url}/mcp", headers=foreign.headers)
+        assert refused.status == 404
+        with pytest.raises(TimeoutError):
+            await stream.next(0.3)
