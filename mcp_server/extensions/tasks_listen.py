@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias, cast
@@ -130,17 +131,15 @@ class _Stream:
 async def _tell(runs: RunService, principal: Principal, run: RunItem, stream: _Stream) -> None:
     """Send the task as it is now, then each change of it, until it has ended or is gone."""
     await stream.acknowledged.wait()
-    clock = asyncio.get_running_loop().time
-    task, told_at = show_task(run), clock()
+    task = show_task(run)
     try:
         await stream.send_task(task)
-        async with aclosing(runs.follow(principal, run["run"], run["last_event"])) as events:
-            async for event in events:
-                if not _shows(event, clock() - told_at):
-                    continue
+        following = runs.follow(principal, run["run"], run["last_event"])
+        async with aclosing(following) as events, aclosing(_changes(events)) as changes:
+            async for _ in changes:
                 now = show_task(await runs.get(principal, run["run"]))
                 if _lasting(now) != _lasting(task):
-                    task, told_at = now, clock()
+                    task = now
                     await stream.send_task(task)
     except NotFound:  # its time to live is over
         return
@@ -148,11 +147,29 @@ async def _tell(runs: RunService, principal: Principal, run: RunItem, stream: _S
         logger.exception("task %s: its changes could not be told", run["run"])
 
 
-def _shows(event: dict[str, Any], since: float) -> bool:
-    """Tell whether a task may look different after an event, `since` seconds after it was last shown."""
-    if event["type"] == "progress":
-        return since >= PROGRESS_SECONDS
-    return event["type"] in {"status", "input"}
+async def _changes(events: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[None, None]:
+    """Yield when a task may look different: at once, or a while after the last time if it only got on."""
+    clock = asyncio.get_running_loop().time
+    told_at, held = clock(), False
+    upcoming = asyncio.ensure_future(anext(events, None))
+    try:
+        while True:
+            left = max(told_at + PROGRESS_SECONDS - clock(), 0) if held else None
+            await asyncio.wait({upcoming}, timeout=left)
+            kind = None
+            if upcoming.done():
+                event = upcoming.result()
+                if event is None:
+                    return
+                kind = event["type"]
+                upcoming = asyncio.ensure_future(anext(events, None))
+            held = held or kind == "progress"
+            if kind in {"status", "input"} or (held and clock() >= told_at + PROGRESS_SECONDS):
+                told_at, held = clock(), False
+                yield
+    finally:
+        upcoming.cancel()
+        await asyncio.gather(upcoming, return_exceptions=True)
 
 
 def _lasting(task: Task) -> Task:

@@ -577,6 +577,19 @@ async def test_a_listener_hears_of_each_change_as_polling_shows_it(
         assert raw.text_of(heard[-1]["result"]) == "a.txt is deleted"
 
 
+async def test_a_listener_hears_how_far_a_run_is_that_says_no_more_after_it(
+    live: Live, http: aiohttp.ClientSession, client: TaskClient
+) -> None:
+    task = await client.start("brief_reports")
+    (key,) = (await client.until(task, "input_required"))["inputRequests"]
+    async with listening(http, live, live.key, [task]) as ear:
+        await ear.acknowledged()
+        await client.answer(task, **{key: {"action": "accept", "content": {"confirm": True}}})
+        while (await ear.task(3)).get("statusMessage") != "2 of 2":
+            continue
+    await client.result("tasks/cancel", taskId=task)
+
+
 async def test_parts_that_are_answered_disappear_for_listeners_too(
     live: Live, http: aiohttp.ClientSession, client: TaskClient
 ) -> None:

@@ -50,6 +50,17 @@ async def slow_compute(call: Call, seconds: float, label: str = "") -> str:
     return f"Computed {label} for {seconds:g} s"
 
 
+@tool(long=True)
+async def brief_reports(call: Call) -> str:
+    """Ask whether to begin, tell quickly how far it is, and nothing more for long."""
+    await call.ask("Begin?", CONFIRM)
+    for done in range(3):
+        await call.progress(done, 2)
+        await asyncio.sleep(0.15)
+    await asyncio.sleep(60)
+    return "done"
+
+
 @tool(starts_run=True)
 async def failing_job(context: Context) -> CallToolResult:
     """Start a job that fails, as a task only."""
