@@ -70,16 +70,16 @@ class Heartbeat:
             await asyncio.sleep(_AGAIN_SECONDS if again else self._timing.heartbeat)
 
     async def _beat(self) -> None:
-        asked = self._clock()
+        asked, left = self._clock(), 0.0
         if self.epoch is None:
             self.epoch = await self._leases.take(self._worker, self._slots)
             self._sure_until = asked + self._timing.lease
             self._changed(self.epoch)
-        elif not await self._leases.renew(self.epoch):
+        elif (left := await self._leases.renew(self.epoch)) is None:
             logger.warning("a worker was silent for too long: others take over what it held")
             self.epoch = self._steady_since = None
             self._changed(None)
             return
-        if self._steady_since is None or asked > self._sure_until:
+        if self._steady_since is None or asked > self._sure_until or left < 0:
             self._steady_since = asked
         self._sure_until = asked + self._timing.lease

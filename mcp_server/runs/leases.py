@@ -32,16 +32,24 @@ _TAKE = text(
 )
 _RENEW = text(
     """
+    with before as (
+        select epoch, expires_at from run_leases
+        where epoch = :epoch and expires_at > '-infinity' for no key update)
     update run_leases set expires_at = clock_timestamp() + make_interval(secs => :seconds)
-    where epoch = :epoch and expires_at > '-infinity' returning epoch
+    from before where run_leases.epoch = before.epoch
+    returning extract(epoch from before.expires_at - clock_timestamp())::float
     """
 ).bindparams(_EPOCH)
-# `-infinity` marks a lease of which a part was taken: it cannot be renewed or claim any more.
+# `-infinity` marks a lease of which a part was taken: it cannot be renewed or claim any more. Whoever
+# finds its own lease expired takes none: the clock has jumped, or the whole machine stood still, and
+# the others had no time to renew theirs either.
 _DOOM = text(
     """
     update run_leases set expires_at = '-infinity' where epoch = (
         select epoch from run_leases
         where expires_at < clock_timestamp() and epoch <> :epoch and not epoch = any(:seen)
+            and exists (
+                select from run_leases where epoch = :epoch and expires_at > clock_timestamp())
         order by epoch limit 1 for update skip locked)
     returning epoch
     """
@@ -109,11 +117,14 @@ class Leases:
         async with self._at_once.connect() as connection:
             return (await connection.execute(_TAKE, given)).scalar_one()
 
-    async def renew(self, epoch: int) -> bool:
-        """Hold the lease for another while; False if it was taken away."""
+    async def renew(self, epoch: int) -> float | None:
+        """Hold the lease for another while; None if it was taken away.
+
+        Return how many seconds it had left, less than 0 if it had expired.
+        """
         given = {"epoch": epoch, "seconds": self._seconds}
         async with self._at_once.connect() as connection:
-            return await connection.scalar(_RENEW, given) is not None
+            return await connection.scalar(_RENEW, given)
 
     async def give_up(self, epoch: int) -> list[str]:
         """End a lease; return the runs that it still held, which are queued again."""
@@ -123,7 +134,7 @@ class Leases:
             return [row.id for row in await self._release(tx, epoch, strike=0)]
 
     async def reap(self, own_epoch: int) -> list[str]:
-        """Take the leases of others that expired away; return the runs that they held.
+        """Take the leases of others that expired away, unless one's own has; return the runs that they held.
 
         A run whose cancellation was asked for is cancelled. One whose workers died six times without a
         step finished fails as dead letter. The others are queued again.

@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator
 
 import anyio
 import pytest
+from sqlalchemy import text
 
 from mcp_server.auth.principal import Principal
 from mcp_server.storage.sql.embedded import Cluster
-from tests.contract.runs.engine import Engine, new_suffix, open_engine, worker_process
+from tests.contract.runs.engine import QUICK, Engine, new_suffix, open_engine, worker_process
 
 
 @pytest.fixture
@@ -215,3 +216,20 @@ async def test_a_lease_is_renewed_while_every_other_connection_is_in_use(
     finally:
         for connection in pool:
             await connection.close()
+
+
+async def test_workers_keep_their_runs_when_the_clock_is_set_forward(
+    engine: Engine, cluster: Cluster, principal: Principal, suffix: str
+) -> None:
+    """Every lease has expired at once, also those of machines that slept; each is renewed in time."""
+    run = await engine.start(principal, f"steps-{suffix}", {"count": 1, "seconds": 60})
+    await engine.trying(run, "step/0")
+    async with open_engine(cluster.control_url, new_suffix()):
+        for _ in range(3):
+            await asyncio.sleep(QUICK.lease + 2 * QUICK.heartbeat)  # both may take leases by now
+            async with engine.control.begin() as tx:
+                back = "update run_leases set expires_at = expires_at - interval '1 minute'"
+                await tx.execute(text(back))
+        await asyncio.sleep(2 * QUICK.sweep)
+        found = await engine.load(principal, run)
+        assert (found.status, found.attempt) == ("running", 1)
