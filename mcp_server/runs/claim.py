@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Integer, Text, bindparam, text
+from sqlalchemy import Integer, Text, bindparam, column, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import BigInteger
 
 from mcp_server.storage.sql.run_tables import runs
+
+_NAMES = ", ".join(f"claimed.{one.name}" for one in runs.c)
 
 # `lease` holds the worker's lease against whoever would reap it; without that row nothing is taken.
 # `groups` jumps along the index of the queue from one (tenant, kind, priority) to the next, so its cost
@@ -16,7 +18,7 @@ from mcp_server.storage.sql.run_tables import runs
 # over for the next one of the group. So no row is locked that is not started. The arrays keep the
 # planner from reading the whole table when it has no statistics yet, or guesses what a limit lets through.
 CLAIM = text(
-    """
+    f"""
     with recursive lease as materialized (
         select epoch from run_leases
         where epoch = :epoch and expires_at > '-infinity' for key share
@@ -78,18 +80,18 @@ CLAIM = text(
         where id = any(array(select id from locked)) returning runs.*
     ), frame as (
         insert into run_events (run, first_seq, last_seq, events)
-        select id, last_seq, last_seq, '[{"type":"status","status":"running"'
-            || case when attempt > 1 then ',"attempt":' || attempt else '' end || '}]'
+        select id, last_seq, last_seq, '[{{"type":"status","status":"running"'
+            || case when attempt > 1 then ',"attempt":' || attempt else '' end || '}}]'
         from claimed
     )
-    select wanted.slots as wanted, claimed.*
+    select wanted.slots as wanted, {_NAMES}
     from (select coalesce(sum(slots), 0)::int as slots from quotas) wanted left join claimed on true
     order by claimed.priority desc, claimed.not_before, claimed.created_at, claimed.id
-    """
+    """  # noqa: S608  only names of columns
 ).bindparams(
     bindparam("epoch", type_=BigInteger()),
     bindparam("kinds", type_=ARRAY(Text)),
     bindparam("slots", type_=Integer()),
     bindparam("share", type_=Integer()),
 )
-CLAIMED = CLAIM.columns(wanted=Integer(), **{column.name: column.type for column in runs.c})
+CLAIMED = CLAIM.columns(column("wanted", Integer()), *runs.c)

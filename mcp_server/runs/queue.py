@@ -17,11 +17,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from mcp_server.errors import Conflict
 from mcp_server.runs.claim import CLAIMED
 from mcp_server.runs.cleaning import clean
+from mcp_server.runs.completion import Completion
 from mcp_server.runs.queue_statements import (
-    COMPLETION,
     INSERTION,
     answered_before,
-    completion,
     finished_by,
     insertion,
     listing,
@@ -51,6 +50,7 @@ class RunQueue:
         # One statement, one round trip, no transaction that stays open when the process stops.
         self._at_once = control.execution_options(isolation_level="AUTOCOMMIT")
         self._record = record
+        self._completion = Completion(control, record)
         # Told of each run that was claimed or ended here, after its transaction; must not block.
         self.observers: list[Callable[[Run], None]] = []
 
@@ -88,11 +88,12 @@ class RunQueue:
         return [self._observed(run_of(row)) for row in taken]
 
     async def end(self, run: str, epoch: int, outcome: Outcome) -> Run | None:
-        """End a run: its last event is the status; None if the lease does not hold it any more."""
-        given = completion(run, epoch, outcome)
-        async with self._control.begin() as tx:
-            row = await apply(tx, self._record, COMPLETION, given)
-        return None if row is None else self._observed(run_of(row))
+        """End a run: its last event is the status; None if the lease does not hold it any more.
+
+        The run comes back without its definition and input.
+        """
+        ended = await self._completion.end(run, epoch, outcome)
+        return None if ended is None else self._observed(ended)
 
     async def hand_back(
         self,

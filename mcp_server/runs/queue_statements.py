@@ -1,15 +1,15 @@
-"""The statements of the queue that need a few lines: a new run, its twin, its end, a list, an answer."""
+"""The statements of the queue that need a few lines: a new run, its twin, a list, an answer."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Select, and_, bindparam, or_, select, text
+from sqlalchemy import Select, and_, bindparam, or_, select, text
 from sqlalchemy.dialects.postgresql import Insert
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from mcp_server.runs.cleaning import clean, clean_event, clean_input
-from mcp_server.runs.record import LIVE, Outcome, Run, Status, status_event
+from mcp_server.runs.cleaning import clean, clean_input
+from mcp_server.runs.record import LIVE, Run, Status, status_event
 from mcp_server.runs.transition import changed
 from mcp_server.storage.sql.run_tables import run_events, run_steps, runs
 from mcp_server.storage.sql.schema import JsonText
@@ -31,13 +31,15 @@ _GIVEN = (
 )
 
 _ROW: dict[str, Any] = {column.name: column.type for column in runs.c}
+_NAMES = ", ".join(_ROW)
 _EVENTS = bindparam("events", type_=JsonText())
 
-# The two statements that every run needs are texts: to build them anew each time would cost more than
-# to execute them. INSERTION gives no row if the run has a twin.
+# A text: to build what every run needs anew each time would cost more than to execute it. Its columns
+# are in their order, which spares SQLAlchemy to look for their names in each result. It gives no row if
+# the run has a twin.
 INSERTION = (
     text(
-        """
+        f"""
         with created as (
             insert into runs (id, tenant, subject, key_id, grant_scopes, kind, agent, definition,
                 input, status, priority, not_before, dedupe_key, origin, max_retries,
@@ -50,35 +52,11 @@ INSERTION = (
             insert into run_events (run, first_seq, last_seq, events)
             select id, 1, 1, :events from created
         )
-        select * from created
-        """
+        select {_NAMES} from created
+        """  # noqa: S608  only names of columns
     )
     .bindparams(_EVENTS, *(bindparam(name, type_=_ROW[name]) for name in _GIVEN))
-    .columns(**_ROW)
-)
-COMPLETION = (
-    text(
-        """
-        with ended as (
-            update runs set status = :status, lease = null, request = null, output = :output,
-                error = :error, usage = :usage, dead_letter = :dead_letter,
-                ended_at = clock_timestamp(), purge_at = purge_time(ttl_seconds),
-                last_seq = last_seq + :count
-            where id = :run and lease = :epoch returning *
-        ), frame as (
-            insert into run_events (run, first_seq, last_seq, events)
-            select id, last_seq - :count + 1, last_seq, :events from ended
-        )
-        select * from ended
-        """
-    )
-    .bindparams(
-        _EVENTS,
-        bindparam("epoch", type_=BigInteger()),
-        bindparam("count", type_=BigInteger()),
-        *(bindparam(name, type_=JsonText()) for name in ("output", "error", "usage")),
-    )
-    .columns(**_ROW)
+    .columns(*runs.c)
 )
 
 
@@ -107,23 +85,6 @@ def insertion(run: Run) -> dict[str, Any]:
         "expires_at": run.expires_at,
         "ttl_seconds": run.ttl_seconds,
         "events": [status_event("queued")],
-    }
-
-
-def completion(run: str, epoch: int, outcome: Outcome) -> dict[str, Any]:
-    """Return the parameters of COMPLETION for a run that a lease holds."""
-    last = status_event(outcome.status, outcome.error)
-    events = [clean_event(event) for event in (*outcome.events, last)]
-    return {
-        "run": run,
-        "epoch": epoch,
-        "status": outcome.status,
-        "output": clean(outcome.output),
-        "error": clean(outcome.error),
-        "usage": clean(outcome.usage),
-        "dead_letter": outcome.dead_letter,
-        "count": len(events),
-        "events": events,
     }
 
 
