@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeAlias
 
 from sqlalchemy import BigInteger, Text, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -15,10 +16,13 @@ from mcp_server.storage.sql.schema import JsonText
 FRAME_BYTES = 256 * 1024
 _PAGE = 10
 
+Close: TypeAlias = Callable[[Sequence[str]], Awaitable[None]]
+"""Tell the stores that cannot see the rows of runs that these have ended."""
+
 _IDS = bindparam("ids", type_=ARRAY(Text))
 _LOOSE = text(
     """
-    select id from runs where ended_at is not null and not compacted
+    select id, status from runs where ended_at is not null and not compacted
     order by ended_at limit :batch for update skip locked
     """
 )
@@ -103,16 +107,22 @@ _KEEP_FRAME = text(
 )
 
 
-async def compact(control: AsyncEngine, redaction: Redaction, batch: int) -> list[str]:
+async def compact(
+    control: AsyncEngine, redaction: Redaction, batch: int, close: Close
+) -> list[str]:
     """Compact up to `batch` ended runs; return those that were.
 
+    Those that did not end by finishing are closed first: somebody may still be at work for them.
     No transaction is open while values are redacted: the journal's readers wait for every open one.
     """
     at_once = control.execution_options(isolation_level="AUTOCOMMIT")
     async with at_once.connect() as connection:
-        ids = list(await connection.scalars(_LOOSE, {"batch": batch}))
-        if not ids:
-            return []
+        ended = (await connection.execute(_LOOSE, {"batch": batch})).all()
+    ids: list[str] = [row.id for row in ended]
+    if not ids:
+        return []
+    await close([row.id for row in ended if row.status != "completed"])
+    async with at_once.connect() as connection:
         if redaction.fields:
             await _redact_runs(connection, redaction, ids)
             await _redact_frames(connection, redaction, ids)

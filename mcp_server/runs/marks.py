@@ -13,6 +13,8 @@ logger = logging.getLogger(__name__)
 
 KEPT_SECONDS = 7 * 24 * 3600.0
 _PURGE_SECONDS = 3600.0
+# No attempt comes after the end of a run: more than any key can say.
+_ENDED = 2**31
 _PAUSE_SECONDS = 0.2
 
 
@@ -55,6 +57,16 @@ class Marks:
                 except Unavailable as error:
                     logger.info("run %s waits for a store of effects (%s)", run, error)
                 await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def close(self, runs: Sequence[str]) -> None:
+        """Refuse from now on what any attempt at these runs, which have ended, would commit.
+
+        Raises:
+            Unavailable: a store does not answer.
+        """
+        for store in self._stores:
+            for run in runs:
+                await store.raise_fence(run, _ENDED)
 
     async def purge(self) -> None:
         """Forget what no run can ask for any more, about once an hour."""

@@ -5,13 +5,14 @@ Several workers may sweep at once: each takes small batches of rows that nobody 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Text, TextClause, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from mcp_server.runs.compaction import compact
+from mcp_server.runs.compaction import Close, compact
 from mcp_server.runs.record import Recorder, Status, status_event
 from mcp_server.runs.redaction import NOTHING, Redaction
 from mcp_server.runs.transition import journalled
@@ -83,6 +84,10 @@ _PURGE_EFFECTS = text(
 )
 
 
+async def _nobody(runs: Sequence[str]) -> None:
+    del runs
+
+
 class Sweep:
     """Every method does all there is to do, in small transactions, and may be repeated at any time."""
 
@@ -107,13 +112,14 @@ class Sweep:
         deleted = await self._delete(_PURGE_RUNS, {})
         return deleted + await self._delete(_PURGE_EFFECTS, {"days": EFFECT_DAYS})
 
-    async def compact(self) -> int:
+    async def compact(self, close: Close = _nobody) -> int:
         """Merge the frames of ended runs, delete their steps, take out what is not to be kept.
 
-        Numbers and bodies of events stay as they are, but for redacted values. Return how many runs.
+        Numbers and bodies of events stay as they are, but for redacted values. `close` is told of the
+        runs first that did not complete. Return how many runs.
         """
         done = 0
-        while ids := await compact(self._control, self._redaction, COMPACT_BATCH):
+        while ids := await compact(self._control, self._redaction, COMPACT_BATCH, close):
             done += len(ids)
         return done
 

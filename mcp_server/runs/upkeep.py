@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from mcp_server.errors import Unavailable
 from mcp_server.runs.heartbeat import Heartbeat
 from mcp_server.runs.leases import Leases
 from mcp_server.runs.marks import Marks
@@ -44,6 +45,9 @@ class Upkeep:
 
     async def tidy(self) -> None:
         """Compact the events of runs that have ended, and delete what nobody may want any more."""
-        await self._sweep.compact()
+        try:
+            await self._sweep.compact(self._marks.close)
+        except Unavailable as error:
+            logger.warning("ended runs stay as they are for now (%s)", error)
         await self._sweep.purge()
         await self._marks.purge()
