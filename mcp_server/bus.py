@@ -98,14 +98,18 @@ class Bus:
         key: str | None = None,
         deadline: float | None = None,
         progress: ProgressFn | None = None,
+        *,
+        by_model: bool = False,
     ) -> ToolResult:
         """Call a tool. `deadline` is in the event loop's time; `key` makes a repeated call harmless.
+
+        `by_model` tells that a model chose the call.
 
         Raises:
             NotFound: there is no such tool. LimitExceeded: the caller's rate is used up.
         """
         params = {"name": tool, "arguments": arguments}
-        invocation = Invocation(key, deadline, metered=False)
+        invocation = Invocation(key, deadline, metered=False, by_model=by_model)
         result = await self._request(principal, "tools/call", params, invocation, progress)
         content: list[dict[str, Any]] = result.get("content", [])
         text = "\n".join(item["text"] for item in content if item.get("type") == "text")

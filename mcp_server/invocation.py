@@ -15,7 +15,8 @@ class Invocation:
     """Its idempotency key, deadline (event loop's time) and run; requests from outside add nothing.
 
     `run` is the attempt at a run of a long tool, if the call is that run's own work. The caller of a
-    `detached` call follows the run that it starts: the call returns as soon as there is one.
+    `detached` call follows the run that it starts: the call returns as soon as there is one. `by_model`
+    tells that a model chose the call which works for this server, in a run or in a chat.
     """
 
     key: str | None = None
@@ -23,6 +24,7 @@ class Invocation:
     metered: bool = True
     run: RunContext | None = None
     detached: bool = False
+    by_model: bool = False
 
 
 _FROM_OUTSIDE = Invocation()

@@ -1,8 +1,10 @@
-"""Requests per key in a window of time, counted by the `limits` library."""
+"""What one key may take: requests in a window of time, counted by the `limits` library, and what it holds at once."""
 
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Callable
 from typing import cast
 
 from limits import RateLimitItem, errors, parse
@@ -36,7 +38,7 @@ class Limits:
         item = self._items.get(rate)
         if item is None:
             item = self._items[rate] = parse(rate)
-        bucket = principal.key_id or f"{principal.tenant}/{principal.subject}"
+        bucket = _bucket(principal)
         try:
             if await self._limiter.hit(item, bucket):
                 return
@@ -47,6 +49,37 @@ class Limits:
         raise LimitExceeded(
             f"the rate of {rate} is used up; retry in {wait:.1f} seconds", retry_after=wait
         )
+
+
+class Share:
+    """How many of some things one key may hold at once in this process."""
+
+    def __init__(self, most: int, doing: str) -> None:
+        self._most = most
+        self._doing = doing
+        self._held: Counter[str] = Counter()
+
+    def take(self, principal: Principal, count: int = 1) -> Callable[[], None]:
+        """Take so many, and return the way to give them back, once.
+
+        Raises:
+            LimitExceeded: the key holds too many then.
+        """
+        bucket = _bucket(principal)
+        if self._held[bucket] + count > self._most:
+            raise LimitExceeded(f"one key may {self._doing} at once; end some first")
+        self._held[bucket] += count
+
+        def give_back() -> None:
+            self._held[bucket] -= count
+            if not self._held[bucket]:
+                del self._held[bucket]
+
+        return give_back
+
+
+def _bucket(principal: Principal) -> str:
+    return principal.key_id or f"{principal.tenant}/{principal.subject}"
 
 
 def _redis(url: str) -> Storage:

@@ -169,8 +169,11 @@ class IsthmusServer(MCPServer[Any]):
         ):
             check_arguments(arguments)
             key, deadline = invocation.key, invocation.deadline
-            run, detached = invocation.run, invocation.detached
-            call = Call(principal, self._services, key, deadline, context, run, detached)
+            call = Call(
+                *(principal, self._services, key, deadline, context, invocation.run),
+                detached=invocation.detached,
+                by_model=invocation.by_model,
+            )
             return await tool.execute(arguments, call)
 
     async def list_resources(self) -> list[Resource]:

@@ -53,7 +53,7 @@ class BusToolbox:
             return ToolOutcome(
                 f"not_found: there is no tool {name!r} here; there are: {known}", is_error=True
             )
-        result = await self._bus.call(self._principal, tool, arguments, key)
+        result = await self._bus.call(self._principal, tool, arguments, key, by_model=True)
         return ToolOutcome(result.text, result.is_error)
 
     def repeatable(self, name: str) -> bool:

@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from mcp_server import journal, policy
 from mcp_server.auth.principal import Principal, current_principal
 from mcp_server.errors import LimitExceeded, Unavailable
+from mcp_server.limits import Share
 from mcp_server.operation import DISCONNECTED
 from mcp_server.runs.following import Following
 from mcp_server.runs.outage import through_outage
@@ -40,6 +41,8 @@ READY_SECONDS = 5.0
 BATCH = 1000
 # What one session or stream may watch.
 MOST_URIS = 1024
+# Each run that is watched takes a task, also one that does not exist: so many for all streams of a key.
+MOST_RUNS_PER_KEY = 8192
 # However fast a run tells events, its watchers hear that there are new ones this often.
 FRAME_SECONDS = 0.1
 
@@ -68,6 +71,7 @@ class Updates:
         self._following = asyncio.Event()
         self._position: tuple[int, int] | None = None
         self._watched: dict[str, _Watched] = {}
+        self._share = Share(MOST_RUNS_PER_KEY, f"watch {MOST_RUNS_PER_KEY} runs")
         self._sources: tuple[AsyncEngine, Following] | None = None
 
     async def publish(self, event: ServerEvent) -> None:
@@ -106,18 +110,23 @@ class Updates:
         """Tell listeners of new events, too, if `uri` is a run's; returns the way out.
 
         The journal has only the changes of its status.
+
+        Raises:
+            LimitExceeded: the current principal watches too many.
         """
         run = _RUN_URI.fullmatch(uri)
         if run is None or self._sources is None:
             return lambda: None
+        give_back = self._share.take(current_principal())
         watched = self._watched.get(uri)
         if watched is None:
             telling = self._tell_frames(uri, run[1], *self._sources)
             watched = self._watched[uri] = _Watched(0, asyncio.create_task(telling, name=uri))
         watched.listeners += 1
-        return lambda: self._unwatch(uri, watched)
+        return lambda: self._unwatch(uri, watched, give_back)
 
-    def _unwatch(self, uri: str, watched: _Watched) -> None:
+    def _unwatch(self, uri: str, watched: _Watched, give_back: Callable[[], None]) -> None:
+        give_back()
         watched.listeners -= 1
         if watched.listeners == 0:
             watched.task.cancel()

@@ -68,7 +68,9 @@ async def run_input(
     ] = None,
 ) -> RunItem:
     """Answer what a run asks, and let it go on; the first answer counts."""
-    return await call.services.runs.input(call.principal, run, answer, request)
+    return await call.services.runs.input(
+        call.principal, run, answer, request, by_model=call.by_model
+    )
 
 
 @tool(verb="run")

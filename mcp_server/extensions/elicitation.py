@@ -106,7 +106,7 @@ def _value(question: Question, content: dict[str, Any], where: str) -> Any:
         return value
     try:
         return json.loads(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInput(f"{where}.content.{FIELD}: write it as JSON", param=where) from error
 
 

@@ -22,6 +22,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from starlette.requests import Request
 
 from mcp_server.auth.principal import Principal, current_principal
+from mcp_server.boundary import check_arguments
 from mcp_server.errors import Conflict, InvalidInput, NotFound
 from mcp_server.extensions.elicitation import questions, read_response
 from mcp_server.extensions.tasks_wire import EXTENSION, show_created, show_task
@@ -122,6 +123,7 @@ class TasksExtension(Extension):
             for item in asked
             if item.key in responses
         ]
+        check_arguments({f"inputResponses.{item.key}": told.answer for item, told in answers})
         for question, response in answers:
             with suppress(Conflict):  # somebody else was first, or the run has ended
                 await self._runs.input(

@@ -21,6 +21,7 @@ from mcp_server.auth.principal import Principal, current_principal
 from mcp_server.errors import Forbidden, InvalidInput, LimitExceeded, NotFound
 from mcp_server.extensions.tasks import require_tasks
 from mcp_server.extensions.tasks_wire import Task, show_task
+from mcp_server.limits import Share
 from mcp_server.operation import Operations
 from mcp_server.server import IsthmusServer
 from mcp_server.services.run_results import RunItem
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 RequestContext: TypeAlias = ServerRequestContext[Any, Any]
 MOST_TASKS = 1024
+# In all streams of a key together, in one process.
+MOST_TASKS_PER_KEY = 8192
 # A run may tell its progress far more often than anybody wants to read it.
 PROGRESS_SECONDS = 1.0
 _METHOD = "subscriptions/listen"
@@ -50,6 +53,7 @@ def serve_task_notifications(
     inner = lowlevel.get_request_handler(_METHOD)
     if inner is None:
         raise RuntimeError(f"{_METHOD} is not served yet")
+    share = Share(MOST_TASKS_PER_KEY, f"watch {MOST_TASKS_PER_KEY} tasks")
 
     async def listen(
         ctx: RequestContext, params: SubscriptionsListenRequestParams
@@ -61,6 +65,7 @@ def serve_task_notifications(
         await operation.meter(principal)
         require_tasks(ctx)
         watched = await _watchable(runs, principal, _task_ids(wanted))
+        give_back = share.take(principal, len(watched))
         stream = _Stream(ctx, [run["run"] for run in watched])
         telling = [
             asyncio.create_task(_tell(runs, principal, run, stream), name=f"task {run['run']}")
@@ -69,6 +74,7 @@ def serve_task_notifications(
         try:
             return await inner.handler(replace(ctx, session=cast("Any", stream)), params)
         finally:
+            give_back()
             for task in telling:
                 task.cancel()
             await asyncio.gather(*telling, return_exceptions=True)

@@ -24,7 +24,8 @@ class Call:
 
     `key` is the idempotency key of this call, if the caller has one; `deadline` is in the event
     loop's time. `run` is the attempt at a durable run that a long tool works in, None for any other.
-    A call is `detached` if its caller follows the run that it starts, and so waits for no end of it.
+    A call is `detached` if its caller follows the run that it starts, and so waits for no end of it, and
+    `by_model` if a model chose it that works for this server, in a run or in a chat: no person has seen it.
     """
 
     principal: Principal
@@ -34,6 +35,7 @@ class Call:
     context: Context | None = None
     run: RunContext | None = None
     detached: bool = False
+    by_model: bool = False
     _asks: Iterator[int] = field(default_factory=lambda: count(1), repr=False, compare=False)
 
     async def progress(

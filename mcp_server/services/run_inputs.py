@@ -6,9 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from mcp_server.auth.principal import Principal
-from mcp_server.errors import Conflict, InvalidInput
+from mcp_server.errors import Conflict, Forbidden, InvalidInput
 from mcp_server.runs.record import Run
-from mcp_server.services.run_answers import DECLINED, check_answer, check_part
+from mcp_server.services.run_answer_check import AnswerCheck
+from mcp_server.services.run_answers import DECLINED
 from mcp_server.services.run_results import RunItem, run_item
 from mcp_server.services.run_starts import RunStarts
 from mcp_server.services.run_watch import RunWatch
@@ -18,6 +19,7 @@ class RunInputs(RunStarts):
     """Answering is an operation on `run://ID`."""
 
     _watch: RunWatch
+    _answers: AnswerCheck
 
     async def input(
         self,
@@ -28,25 +30,30 @@ class RunInputs(RunStarts):
         *,
         part: str | None = None,
         declined: bool = False,
+        by_model: bool = False,
     ) -> RunItem:
         """Answer what a run asks, and let it go on; the first answer wins.
 
         `request` is the id of the question, for a caller that wants to answer no other one, and `part`
         one of several things that it asks at once: the run goes on with the last of them. A question
         that is `declined` raises `forbidden` in what asked it; an approval is answered by false instead.
+        `by_model`: a model chose to answer that works for this server, in a run or in a chat. It may
+        answer questions and refuse, but an approval is a person's.
 
         Raises:
             NotFound: there is no such run in this tenant. InvalidInput: the answer does not fit the
-            question. Conflict: the run asks nothing, or was answered already.
+            question. Conflict: the run asks nothing, or was answered already. Forbidden: a model approves.
         """
         async with self._access.opening(principal, "run", run) as (_, found):
             asked = _open_request(found, request)
             if declined:
                 answer = _declined(asked)
             elif part is None:
-                check_answer(asked, answer)
+                await self._answers.check(asked, answer)
             else:
-                check_part(asked, part, answer)
+                await self._answers.check_part(asked, part, answer)
+            if by_model and asked["kind"] == "approval" and answer["approved"]:
+                raise Forbidden(f"run {run} waits for a person's approval, which no model can give")
             answered = await self._queue.answer(principal.tenant, run, asked["id"], answer, part)
             if answered != "ok":
                 raise Conflict(f"run {run} was answered already; the first answer counts")

@@ -124,6 +124,7 @@ class RunStarts:
     async def _new_run(self, op: Operation, terms: RunTerms, *, kind: str, **fields: Any) -> Run:
         priority = terms.get("priority", 0)
         if op.lease is not None:
+            await self._admission.check_nested(op.principal.tenant, op.lease.run)
             terms = {**terms, "origin": f"run://{op.lease.run}"}
             # Whoever waits for it began already: it goes before what has not.
             parent = await self._access.find(op.principal.tenant, op.lease.run)

@@ -14,6 +14,9 @@ from mcp_server.auth.principal import Principal
 from mcp_server.errors import InvalidInput, LimitExceeded
 
 MOST_WAITING = 20_000
+# One that waits for what it started is no run that waits for a worker, so nothing else would bound
+# an agent that runs itself.
+MOST_NESTED = 16
 # Within this time new runs are counted in memory: starting one costs no count of thousands.
 COUNTED_SECONDS = 1.0
 MOST_TENANTS = 10_000
@@ -28,6 +31,16 @@ _COUNT = text(
         union all
         select from runs where tenant = :tenant and status = 'input_required'
     ) waiting
+    """
+)
+_NESTED = text(
+    """
+    with recursive up as (
+        select origin, 1 as depth from runs where tenant = :tenant and id = :run
+        union all
+        select above.origin, depth + 1 from up join runs above on above.id = substr(up.origin, 7)
+        where starts_with(up.origin, 'run://') and depth < :most)
+    select max(depth) from up
     """
 )
 
@@ -88,7 +101,7 @@ def _within(name: str, value: float, least: float, most: float, unit: str = "") 
 
 
 class Admission:
-    """Holds each tenant to so many runs that wait for a worker or for an answer."""
+    """Holds each tenant to so many runs that wait for a worker or for an answer, and that start one another."""
 
     def __init__(self, control: AsyncEngine) -> None:
         self._control = control
@@ -113,6 +126,21 @@ class Admission:
                 retry_after=5,
             )
         self._counts[tenant] = counted, waiting, since + 1
+
+    async def check_nested(self, tenant: str, run: str) -> None:
+        """Return if `run` may start another one.
+
+        Raises:
+            LimitExceeded: it is the last of as many as may have started one another.
+        """
+        async with self._control.connect() as tx:
+            given = {"tenant": tenant, "run": run, "most": MOST_NESTED}
+            depth = await tx.scalar(_NESTED, given) or 0
+        if depth >= MOST_NESTED:
+            raise LimitExceeded(
+                f"{depth} runs have started one another already, the most allowed; answer without "
+                "starting another"
+            )
 
     async def _count(self, tenant: str) -> int:
         if len(self._counts) >= MOST_TENANTS:

@@ -21,6 +21,7 @@ from mcp_server.runs.queue import RunQueue
 from mcp_server.runs.record import Event, Run
 from mcp_server.services import names
 from mcp_server.services.run_access import listing, visible
+from mcp_server.services.run_answer_check import AnswerCheck
 from mcp_server.services.run_inputs import RunInputs
 from mcp_server.services.run_pages import one_status, read_cursor, write_cursor
 from mcp_server.services.run_results import (
@@ -75,6 +76,7 @@ class RunService(RunInputs):
         self.following = following
         self.idling = Idling()
         self._watch = RunWatch(queue, events, following, wake)
+        self._answers = AnswerCheck()
 
     async def run(
         self,

@@ -60,7 +60,8 @@ async def test_each_new_event_is_heard_but_not_ten_times_a_second(
     blind = Principal(principal.tenant, "u", frozenset({"read:kv://*"}))
     forbidden = subscribe(updates, blind, uri)
     await engine.until(principal, run, "running")
-    leave = updates.watch(uri)
+    with acting_as(principal):
+        leave = updates.watch(uri)
     loop = asyncio.get_running_loop()
     begun, before = loop.time(), len(own)
     await engine.ended(run)
