@@ -115,6 +115,7 @@ class StdioProcess:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self._ids = count(1)
+        self.last = 0
         self._waiting: dict[int, asyncio.Future[Message]] = {}
         self.notifications: asyncio.Queue[Message] = asyncio.Queue()
 
@@ -124,19 +125,26 @@ class StdioProcess:
 
     def begin(self, method: str, params: Message) -> asyncio.Future[Message]:
         """Send a request whose answer comes later."""
-        name = next(self._ids)
+        name = self.last = next(self._ids)
         future = self._waiting[name] = asyncio.get_running_loop().create_future()
         assert self._process.stdin is not None
         line = json.dumps(raw.modern_request(method, params, name))
         self._process.stdin.write(line.encode() + b"\n")
         return future
 
+    def notify(self, method: str, params: Message) -> None:
+        assert self._process.stdin is not None
+        line = json.dumps({"jsonrpc": "2.0", "method": method, "params": params})
+        self._process.stdin.write(line.encode() + b"\n")
+
     async def read_forever(self) -> None:
         assert self._process.stdout is not None
         while line := await self._process.stdout.readline():
             message = json.loads(line)
             if "id" in message:
-                self._waiting.pop(message["id"]).set_result(message)
+                waiting = self._waiting.pop(message["id"])
+                if not waiting.done():  # nobody waits for it any more
+                    waiting.set_result(message)
             else:
                 self.notifications.put_nowait(message)
 
@@ -152,6 +160,13 @@ async def open_stdio(live: Live) -> AsyncGenerator[StdioProcess]:
         "ISTHMUS_LLM_URL": ",".join(settings.llm_url),
         "ISTHMUS_PLUGINS": str(FIXTURES),
     }
+    async with start_stdio(environment) as stdio:
+        yield stdio
+
+
+@asynccontextmanager
+async def start_stdio(environment: dict[str, str]) -> AsyncGenerator[StdioProcess]:
+    """`isthmus stdio` with the given environment; it ends with its client."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "mcp_server", "stdio"),
         stdin=asyncio.subprocess.PIPE,
