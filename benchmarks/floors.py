@@ -1,4 +1,4 @@
-"""What we are measured against: the bare SDK and a bare proxy, with nothing of ours in them."""
+"""What we are measured against: the bare SDK, a bare proxy and a bare job queue, with nothing of ours in them."""
 
 from __future__ import annotations
 
@@ -117,6 +117,35 @@ def serve_upstream(port: int) -> None:
     )
 
 
+def work_off_jobs(url: str, loops: int) -> None:
+    """A job queue in one table, without anything else: claim one by SKIP LOCKED, mark it done."""
+    import asyncio
+
+    import asyncpg
+
+    claim = """
+        update jobs set status = 'running', started_at = clock_timestamp() where id = (
+            select id from jobs where status = 'queued' order by id limit 1 for update skip locked)
+        returning id
+    """
+    done = "update jobs set status = 'completed', ended_at = clock_timestamp() where id = $1"
+
+    async def loop() -> None:
+        connection = await asyncpg.connect(url)
+        while True:
+            job = await connection.fetchval(claim)
+            if job is None:
+                await asyncio.sleep(0.02)
+            else:
+                await connection.execute(done, job)
+
+    async def work() -> None:
+        print("ready", flush=True)
+        await asyncio.gather(*(loop() for _ in range(loops)))
+
+    asyncio.run(work())
+
+
 if __name__ == "__main__":
     os.environ.pop("ISTHMUS_DATA_DIR", None)
     match sys.argv[1:]:
@@ -128,5 +157,9 @@ if __name__ == "__main__":
             serve_proxy(int(port), upstream)
         case ["upstream", port]:
             serve_upstream(int(port))
+        case ["jobs", url, loops]:
+            work_off_jobs(url, int(loops))
         case _:
-            raise SystemExit("give stdio, http PORT, proxy PORT UPSTREAM or upstream PORT")
+            raise SystemExit(
+                "give stdio, http PORT, proxy PORT UPSTREAM, upstream PORT or jobs URL LOOPS"
+            )

@@ -67,9 +67,12 @@ async def paired(
     for _ in range(rounds):
         floors.append(await floor())
         figures.append(await ours())
-    return tuple(
-        sorted(found, key=lambda figure: figure.cpu)[rounds // 2] for found in (floors, figures)
-    )  # pyright: ignore[reportReturnType]
+    return median(floors), median(figures)
+
+
+def median(figures: list[Figure]) -> Figure:
+    """Return the figure with the median CPU."""
+    return sorted(figures, key=lambda figure: figure.cpu)[len(figures) // 2]
 
 
 def report(what: str, floor: Figure, ours: Figure, floor_name: str) -> None:

@@ -49,7 +49,7 @@ async def test_ends_at_the_same_time_share_transactions(rows: Rows) -> None:
         journal.c.run.in_(ids), journal.c.verb == "completed"
     )
     async with rows.control.connect() as connection:
-        assert await connection.scalar(query) <= 3
+        assert (await connection.scalar(query) or 0) <= 3
 
 
 async def test_a_run_whose_row_is_held_ends_later_and_holds_up_no_other(rows: Rows) -> None:
