@@ -26,9 +26,10 @@ from mcp_server.storage.sql.effects import Effect, Lease
 
 logger = logging.getLogger(__name__)
 
-# SQLSTATE classes of an engine that cannot go on, such as one whose disk is full:
-# https://www.postgresql.org/docs/18/errcodes-appendix.html
-_REFUSING = {"53", "57", "58"}
+# SQLSTATE classes of an engine that cannot go on, such as one whose disk is full, or that rolled a
+# transaction back for another's sake: https://www.postgresql.org/docs/18/errcodes-appendix.html
+_REFUSING = {"40", "53", "57", "58"}
+_IDLE_IN_TRANSACTION = "25P03"  # the process stood still in the middle of it
 
 # What changes something, so that whoever follows the journal should look.
 _CHANGING = {"write", "run"}
@@ -260,7 +261,8 @@ def _unavailable(error: Exception) -> AppError | None:
     """Tell a lost or refusing engine from a defect of ours."""
     lost = isinstance(error, DBAPIError) and error.connection_invalidated
     state: str = getattr(getattr(error, "orig", error), "sqlstate", None) or ""
-    if lost or state[:2] in _REFUSING or isinstance(error, DISCONNECTED):
+    refused = state[:2] in _REFUSING or state == _IDLE_IN_TRANSACTION
+    if lost or refused or isinstance(error, DISCONNECTED):
         logger.warning("an engine does not answer: %s", error)
         return Unavailable("an engine does not answer; try again")
     return None

@@ -130,14 +130,17 @@ async def test_a_database_that_does_not_answer_is_unavailable(principal: Princip
     await gone.dispose()
 
 
-async def test_a_database_whose_disk_is_full_is_unavailable(
-    control: AsyncEngine, principal: Principal
+@pytest.mark.parametrize(
+    "state", ["disk_full", "deadlock_detected", "idle_in_transaction_session_timeout"]
+)
+async def test_a_database_that_refuses_for_now_is_unavailable(
+    control: AsyncEngine, principal: Principal, state: str
 ) -> None:
     operation = Operations(Limits(), Audit())
-    full = text("do $$ begin raise 'no space left' using errcode = 'disk_full'; end $$")
+    refusal = text(f"do $$ begin raise 'not now' using errcode = '{state}'; end $$")
     with pytest.raises(Unavailable):
         async with operation(principal, "write", "kv://a/1"), control.begin() as tx:
-            await tx.execute(full)
+            await tx.execute(refusal)
 
 
 async def test_whoever_follows_the_journal_is_told_of_what_may_have_changed(
