@@ -88,6 +88,12 @@ class StatementJournal:
                     await operation.journal(tx, verb=verb)
 
     async def _withdraw(self, tx: AsyncConnection) -> bool:
-        """Take the mark of the intent back, so that another try has its own; False if a twin did."""
+        """Take the mark of the intent back, so that another try has its own.
+
+        False if a twin did, or the intent is of one that was written: this one was refused beside it.
+        """
         await self._first.hold(tx)
+        if not await self._first.first(tx, "settle", self._statement):
+            return False
+        await self._first.forget(tx, "settle", self._statement)
         return await self._first.forget(tx, "intent", self._statement)

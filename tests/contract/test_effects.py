@@ -254,6 +254,7 @@ async def test_a_statement_in_a_loop_under_one_key_is_refused_not_skipped(
     await world.call(principal, "sql_execute", str(step), sql=insert, params=[10])
     with pytest.raises(Conflict, match="key of its own"):
         await world.call(principal, "sql_execute", str(step), sql=insert, params=[11])
+    assert [verb for verb, _ in await world.journal(principal, step.key)] == ["intent", "write"]
     # Another worker may have computed another value for the same call: it is done already.
     taken = await take_over(control, step)
     await world.call(principal, "sql_execute", str(taken), sql=insert, params=[12])
