@@ -66,6 +66,10 @@ class Heartbeat:
                     detail = None if passes(error) else error
                     logger.warning("a worker cannot renew its lease (%s)", error, exc_info=detail)
                 failed = True
+            except Exception:  # whatever it was: without the next beat, the worker is dead for ever
+                self._steady_since = None
+                logger.exception("a worker cannot renew its lease")
+                failed = True
             again = failed or self.epoch is None
             await asyncio.sleep(_AGAIN_SECONDS if again else self._timing.heartbeat)
 
