@@ -8,6 +8,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
+import orjson
+
 from mcp_server.errors import InvalidInput, Unavailable
 from mcp_server.runs.events import RunEvents as EventStore
 from mcp_server.runs.following import Following
@@ -23,6 +25,8 @@ MAX_POLL_SECONDS = 60.0
 MOST_EVENTS = 1000
 MOST_BYTES = 1_048_576
 _FRAMES = 20
+# The newest events of a run that tells a lot lie in many small frames.
+_NEWEST_FRAMES = 200
 # How long the worker of a cancelled run has to end it; then it is ended without its worker.
 CANCEL_SECONDS = 0.7
 
@@ -92,7 +96,7 @@ class RunWatch:
             more, now = await self._events.read(run.id, seen, _FRAMES)
             status = now or status
             for event in more:
-                size += len(encode_json(event))
+                size += _size(event)
                 if len(items) == limit or (items and size > MOST_BYTES):
                     break
                 items.append(event)
@@ -108,12 +112,12 @@ class RunWatch:
         size = 0
         after = max(run.last_seq - MOST_EVENTS, 0)
         while True:
-            more, _ = await self._events.read(run.id, after, _FRAMES)
+            more, _ = await self._events.read(run.id, after, _NEWEST_FRAMES)
             if not more:
                 return [event for _, event in kept]
             after = more[-1]["seq"]
             for event in more:
-                kept.append((len(encode_json(event)), event))
+                kept.append((_size(event), event))
                 size += kept[-1][0]
                 while len(kept) > MOST_EVENTS or (size > MOST_BYTES and len(kept) > 1):
                     size -= kept.popleft()[0]
@@ -145,3 +149,11 @@ class RunWatch:
                     return
         except TimeoutError:
             return
+
+
+def _size(event: Event) -> int:
+    """Return how many bytes of JSON an event takes; it is asked of each event of each answer."""
+    try:
+        return len(orjson.dumps(event))
+    except TypeError:  # numbers of more than 64 bits
+        return len(encode_json(event))
