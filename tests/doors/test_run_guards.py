@@ -14,6 +14,7 @@ from uuid import uuid4
 import aiohttp
 import pytest
 
+from mcp_server.auth.principal import OWNER
 from tests.doors import raw
 from tests.doors.fixtures import make_key
 from tests.doors.live import Live, open_door, open_live
@@ -262,3 +263,23 @@ async def test_one_key_cannot_watch_runs_without_end(
         while "error" in await watch(stack, greedy["key"], 1):
             assert time.monotonic() < deadline
             await asyncio.sleep(0.1)
+
+
+async def test_cancelling_a_run_ends_all_that_it_started_together(
+    scratch: Path, http: aiohttp.ClientSession
+) -> None:
+    async with open_live(scratch / uuid4().hex, plugins=(PLUGIN,), run_concurrency=41) as live:
+        runs = live.runtime.services.runs
+        parent = (await runs.start_tool(OWNER, "sleep_soundly", {}))["run"]
+        origin = f"run://{parent}"
+        for _ in range(60):
+            await runs.start_tool(OWNER, "sleep_soundly", {}, origin=origin)
+        deadline = time.monotonic() + 20
+        while len((await runs.list(OWNER, status="running"))["items"]) < 20:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+        begun = time.monotonic()
+        await structured(http, live, "run_cancel", run=parent)
+        # One after the other would take 0.7 s each: their workers do not react in time.
+        assert time.monotonic() - begun < 8
+        assert len((await runs.list(OWNER, status="cancelled"))["items"]) == 61

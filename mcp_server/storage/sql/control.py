@@ -70,6 +70,7 @@ async def open_pool(url: str, *, pool_size: int, overflow: int) -> AsyncGenerato
         max_overflow=overflow,
         pool_pre_ping=False,
         pool_use_lifo=True,
+        hide_parameters=True,  # errors are logged, and what callers send is not
     )
     try:
         yield engine

@@ -41,6 +41,7 @@ class Owner:
             pool_size=CONNECTIONS,
             max_overflow=0,
             pool_pre_ping=True,
+            hide_parameters=True,  # errors are logged, and proofs are not
         )
         self.roles = TenantRoles(secret, make_url(url).database or "postgres")
         self._catalog: Catalog | None = None

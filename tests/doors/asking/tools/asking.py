@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any, Literal
 
@@ -14,3 +15,14 @@ async def ask_for(
 ) -> str:
     """Ask for something of a schema, and return it as JSON."""
     return json.dumps(await call.ask("What?", schema, kind))
+
+
+@tool(long=True)
+async def sleep_soundly() -> str:
+    """Sleep for a minute, and take two seconds to wake up."""
+    try:
+        await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        await asyncio.sleep(2)
+        raise
+    return "awake"
