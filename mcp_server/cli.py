@@ -114,10 +114,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_serve(commands)
     stdio = commands.add_parser("stdio", help="serve MCP over stdin and stdout, as the local owner")
+    _add_config(stdio)
     _add_plugins(stdio)
-    worker = commands.add_parser("worker", help="execute runs, and serve nothing")
-    worker.add_argument("--concurrency", type=int, metavar="N", help="runs at once [8]")
-    _add_plugins(worker)
+    _add_worker(commands)
     demo = commands.add_parser(
         "demo", help="a tour over real data, on a server of its own or a running one"
     )
@@ -143,13 +142,36 @@ def _add_serve(commands: Any) -> None:
     serve.add_argument("--host", help="address to listen on [127.0.0.1]")
     serve.add_argument("--port", type=int, help="port to listen on, 0 for a free one [8321]")
     serve.add_argument(
-        "--role", choices=["all", "mcp", "openai"], default="all", help="which doors to open [all]"
+        "--role",
+        choices=["all", "mcp", "openai"],
+        default="all",
+        help="which doors to open; mcp executes no runs and leaves them to `isthmus worker` [all]",
     )
+    _add_config(serve)
+    _add_plugins(serve)
+
+
+def _add_worker(commands: Any) -> None:
+    worker = commands.add_parser(
+        "worker",
+        help="execute runs, and serve nothing",
+        description="Execute runs - agents and long tools - of the same data as the servers beside it, until SIGTERM.",
+    )
+    worker.add_argument(
+        "--concurrency",
+        type=int,
+        metavar="N",
+        help="runs at once, 1-256 [ISTHMUS_RUN_CONCURRENCY, 8]",
+    )
+    _add_config(worker)
+    _add_plugins(worker)
+
+
+def _add_config(command: argparse.ArgumentParser) -> None:
     # Also accepted after the command: that is where people write it.
-    serve.add_argument(
+    command.add_argument(
         "--config", type=Path, default=argparse.SUPPRESS, metavar="FILE", help=argparse.SUPPRESS
     )
-    _add_plugins(serve)
 
 
 def _add_plugins(command: argparse.ArgumentParser) -> None:

@@ -10,13 +10,23 @@ from typing import Any
 
 import pytest
 
+from mcp_server import updates
+from mcp_server.agents import work
 from mcp_server.cli import _parser
+from mcp_server.commands.worker import MOST_SLOTS
 from mcp_server.plugins import load_plugins
+from mcp_server.runs import cleaning, context, leases
+from mcp_server.runs.intervals import Timing
+from mcp_server.runs.worker import CONCURRENCY
+from mcp_server.services import run_answer_check, run_answers, run_terms, run_watch, runs, tool_work
 from mcp_server.settings import Settings
 from mcp_server.tool import DeclaredTool
 
 ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "mcp_server"
+MIGRATION = PACKAGE / "migrations" / "versions" / "0002_run_engine.py"
 README = ROOT / "README.md"
+RUNS = ROOT / "docs" / "runs.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -161,6 +171,66 @@ def test_the_plugins_of_the_docs_load(tmp_path: Path) -> None:
     }
     assert len(own.resources) == len(bundled.resources) + 1
     assert len(own.prompts) == len(bundled.prompts) + 1
+
+
+def test_the_documented_changes_of_a_run_are_those_that_the_database_allows() -> None:
+    allowed = re.findall(r"\('(\w+)', '(\w+)'\)", MIGRATION.read_text(encoding="utf-8"))
+    documented = [
+        (code(row[0])[0], status) for row in table(RUNS, "from") for status in code(row[1])
+    ]
+    assert sorted(documented) == sorted(allowed)
+
+
+def test_every_type_of_event_is_documented_and_no_other() -> None:
+    sources = [*(PACKAGE / "runs").glob("*.py"), PACKAGE / "agents" / "work.py"]
+    told = re.compile(r'\{"type": ?"(\w+)"')
+    types = {name for path in sources for name in told.findall(path.read_text(encoding="utf-8"))}
+    assert {code(row[0])[0] for row in table(RUNS, "type")} == types
+
+
+@pytest.mark.parametrize(
+    ("what", "bound"),
+    [
+        ("input of a run; of an agent", f"{cleaning.MAX_INPUT_BYTES // 10**6} MB of JSON"),
+        ("input of a run; of an agent", f"{work.MOST_MESSAGES:,} messages, {work.MOST_CHARS:,} "),
+        ("one event", f"{cleaning.MAX_EVENT_BYTES // 10**6} MB"),
+        ("a step's result, an agent's output", f"{cleaning.MAX_RESULT_BYTES // 10**6} MB"),
+        ("a long tool's result", f"{tool_work.MOST_RESULT_BYTES // 10**6} MB"),
+        ("an answer; a question's schema", f"{run_answer_check.MOST_ANSWER_BYTES >> 10} KiB; "),
+        ("an answer; a question's schema", f"; {run_answers.MOST_SCHEMA_BYTES >> 10} KiB"),
+        ("a step's name", f"{context.MOST_NAME} printable"),
+        ("runs of one tenant that wait, for a worker or an answer", f"{run_terms.MOST_WAITING:,}"),
+        ("runs that start one another", f"{run_terms.MOST_NESTED} deep"),
+        ("one page of events", f"{run_watch.MOST_EVENTS:,}, or {run_watch.MOST_BYTES >> 20} MiB"),
+        ("one wait of `run_events`, of `agent_run`", f"{run_watch.MAX_POLL_SECONDS:g} s, "),
+        ("one wait of `run_events`, of `agent_run`", f", {runs.MAX_WAIT_SECONDS:g} s"),
+        ("runs at once in one process", f"1 to {MOST_SLOTS}, by default {CONCURRENCY}"),
+        ("runs that one stream, and one key, may watch", f"{updates.MOST_URIS:,}, "),
+        ("runs that one stream, and one key, may watch", f"{updates.MOST_RUNS_PER_KEY:,}"),
+    ],
+)
+def test_the_documented_bounds_of_runs_are_the_real_ones(what: str, bound: str) -> None:
+    assert bound in {row[0]: row[1] for row in table(RUNS, "what")}[what]
+
+
+def test_the_documented_lease_is_the_real_one() -> None:
+    lasts = f"{leases.LEASE_SECONDS:g} seconds long by the database's clock"
+    text = RUNS.read_text(encoding="utf-8")
+    assert f"{lasts}, renewed every {leases.HEARTBEAT_SECONDS:g}." in text
+    assert (Timing().lease, Timing().heartbeat) == (leases.LEASE_SECONDS, leases.HEARTBEAT_SECONDS)
+
+
+def test_every_module_of_the_run_engine_has_its_job_in_the_architecture() -> None:
+    rows = table(ROOT / "docs" / "architecture.md", "in `mcp_server/runs/`")
+    modules = {path.name for path in (PACKAGE / "runs").glob("*.py")} - {"__init__.py"}
+    assert sorted(name for row in rows for name in code(row[0])) == sorted(modules)
+
+
+def test_the_documented_slow_tests_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/\S+\.py)`", text)
+    assert len(named) > 5
+    assert all((ROOT / name).exists() for name in named)
 
 
 def test_ci_ends_with_the_test_command_of_the_readme() -> None:
