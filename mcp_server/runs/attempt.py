@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
+from mcp_server.errors import Unavailable
 from mcp_server.runs.context import Asked, RunContext, Work
 from mcp_server.runs.ending import FAILED, Ending, Retry, ending_of, timed_out
 from mcp_server.runs.event_log import EventLog
@@ -18,7 +19,9 @@ from mcp_server.runs.stores import Stores
 
 logger = logging.getLogger(__name__)
 
-Reason: TypeAlias = Literal["cancelled", "drained", "lost"]
+PUT_OFF_SECONDS = 10.0
+
+Reason: TypeAlias = Literal["cancelled", "drained", "put off", "lost"]
 _End: TypeAlias = Ending | Asked | Reason
 
 
@@ -85,8 +88,14 @@ class Attempt:
             await self._clear(working, writing)
 
     async def _work(self, work: Work, context: RunContext) -> Outcome:
+        run = self.run
         if context.resumed:  # an earlier attempt may still be in the middle of a statement
-            await self._marks.raise_fences(self.run.id, self.run.attempt)
+            try:
+                await self._marks.raise_fences(run.id, run.attempt)
+            except Unavailable as error:
+                logger.warning("run %s is put off: a store of effects is away (%s)", run.id, error)
+                self.stop("put off")
+                await asyncio.get_running_loop().create_future()
         return await work(context)
 
     async def _end_of(
@@ -139,6 +148,9 @@ class Attempt:
                 )
             case "drained":
                 await queue.hand_back(run, self._epoch, attempt=attempt)
+            case "put off":
+                delay = PUT_OFF_SECONDS
+                await queue.hand_back(run, self._epoch, attempt=attempt, delay_seconds=delay)
             case "lost":
                 pass
             case _:

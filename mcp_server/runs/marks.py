@@ -7,15 +7,17 @@ import logging
 from collections.abc import Sequence
 from typing import Protocol
 
-from mcp_server.errors import LeaseLost, Unavailable
+from mcp_server.errors import Unavailable
 
 logger = logging.getLogger(__name__)
 
-KEPT_SECONDS = 7 * 24 * 3600.0
+# Longer than the control database keeps its own: those it keeps while their run lives.
+KEPT_SECONDS = 30 * 24 * 3600.0
 _PURGE_SECONDS = 3600.0
 # No attempt comes after the end of a run: more than any key can say.
 _ENDED = 2**31
 _PAUSE_SECONDS = 0.2
+PATIENCE_SECONDS = 20.0
 
 
 class MarkStore(Protocol):
@@ -42,20 +44,21 @@ class Marks:
         self._purge_at = 0.0
 
     async def raise_fences(self, run: str, attempt: int) -> None:
-        """Return when no earlier attempt at the run can take effect any more, however long that takes.
+        """Return when no earlier attempt at the run can take effect any more.
 
         Raises:
-            LeaseLost: a later attempt has begun.
+            LeaseLost: a later attempt has begun. Unavailable: a store was away for 20 seconds.
         """
+        clock = asyncio.get_running_loop().time
+        until = clock() + PATIENCE_SECONDS
         for store in self._stores:
             while True:
                 try:
                     await store.raise_fence(run, attempt)
                     break
-                except LeaseLost:
-                    raise
-                except Unavailable as error:
-                    logger.info("run %s waits for a store of effects (%s)", run, error)
+                except Unavailable:
+                    if clock() > until:
+                        raise
                 await asyncio.sleep(_PAUSE_SECONDS)
 
     async def close(self, runs: Sequence[str]) -> None:

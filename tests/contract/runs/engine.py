@@ -8,28 +8,29 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import anyio
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from mcp_server import journal
 from mcp_server.auth.principal import Principal
+from mcp_server.runs.context import Work
 from mcp_server.runs.events import RunEvents
 from mcp_server.runs.following import Following, open_following
 from mcp_server.runs.intervals import Timing
 from mcp_server.runs.leases import Leases
+from mcp_server.runs.marks import MarkStore
 from mcp_server.runs.queue import RunQueue
 from mcp_server.runs.record import Event, Run, new_run_id
 from mcp_server.runs.steps import RunSteps
 from mcp_server.runs.stores import Stores
 from mcp_server.runs.sweep import Sweep
-from mcp_server.runs.transition import Change
 from mcp_server.runs.worker import Worker, open_worker
+from mcp_server.services.run_engine import RunJournal
 from mcp_server.storage.sql.control import open_pool
 from mcp_server.storage.sql.wake import Wake, open_wake
 from tests.contract.runs.scripted import TABLE, Scripted
@@ -37,21 +38,7 @@ from tests.contract.runs.scripted import TABLE, Scripted
 QUICK = Timing(lease=1.5, heartbeat=0.2, claim=0.3, watch=0.2, sweep=0.2, tidy=1.0, retry=0.05)
 ROOT = Path(__file__).parents[3]
 
-
-async def record(connection: AsyncConnection, changes: Sequence[Change]) -> None:
-    for change in changes:
-        await journal.append(
-            connection,
-            tenant=change.tenant,
-            subject=change.subject,
-            verb=change.status,
-            uri=f"run://{change.run}",
-            version=None,
-            prev_version=None,
-            run=change.run,
-            step=None,
-            labels=[],
-        )
+record = RunJournal()
 
 
 class Engine:
@@ -136,8 +123,10 @@ async def open_engine(
     *,
     concurrency: int = 4,
     timing: Timing = QUICK,
+    works: Mapping[str, Work] | None = None,
+    marks: Sequence[MarkStore] = (),
 ) -> AsyncGenerator[Engine]:
-    """Open a process's engine, with a worker for the scripted works if a suffix of their kinds is given."""
+    """Open a process's engine, with a worker for `works`, or for the scripted ones if a suffix of their kinds is given."""
     async with AsyncExitStack() as stack:
         control = await stack.enter_async_context(open_pool(url, pool_size=4, overflow=4))
         heartbeat = await stack.enter_async_context(open_pool(url, pool_size=1, overflow=0))
@@ -149,11 +138,14 @@ async def open_engine(
         engine.following = await stack.enter_async_context(
             open_following(engine.stores.events, engine.wake)
         )
-        if suffix is not None:
-            works = Scripted(control).works(suffix)
+        known = works if suffix is None else Scripted(control).works(suffix)
+        if known is not None:
             engine.worker = await stack.enter_async_context(
                 open_worker(
-                    engine.stores, works, engine.wake, concurrency=concurrency, timing=timing
+                    *(engine.stores, known, engine.wake),
+                    concurrency=concurrency,
+                    timing=timing,
+                    marks=marks,
                 )
             )
         yield engine
