@@ -125,7 +125,10 @@ class Follower:
                 self.disconnects += 1
                 await self.leave()
                 continue
-            raise AssertionError(f"{type(self).__name__}: the run ended before all disconnects")
+            ended = await self.scene.call("run_get", run=self.scene.run)
+            page = await self.scene.call("run_events", run=self.scene.run, limit=1000)
+            telling = [event for event in page["items"] if event["type"] != "text"][-12:]
+            raise AssertionError(f"the run ended too early: {ended['error']}; {telling}")
 
     async def _is_connected(self, session: asyncio.Task[None]) -> None:
         async with asyncio.timeout(30):
