@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from sqlalchemy import Integer, Text, bindparam, column, text
 from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.types import BigInteger
 
+from mcp_server.runs.outage import OUTAGE
+from mcp_server.runs.record import Recorder, Run
+from mcp_server.runs.transition import RunRow, run_of
 from mcp_server.storage.sql.run_tables import runs
 
+# How often one claim looks.
+_ROUNDS = 3
 _NAMES = ", ".join(f"claimed.{one.name}" for one in runs.c)
 
 # `lease` holds the worker's lease against whoever would reap it; without that row nothing is taken.
@@ -17,8 +25,7 @@ _NAMES = ", ".join(f"claimed.{one.name}" for one in runs.c)
 # `locked` takes as many of each group as were picked; what another worker holds just now is passed
 # over for the next one of the group. So no row is locked that is not started. The arrays keep the
 # planner from reading the whole table when it has no statistics yet, or guesses what a limit lets through.
-CLAIM = text(
-    f"""
+_TEXT = f"""
     with recursive lease as materialized (
         select epoch from run_leases
         where epoch = :epoch and expires_at > '-infinity' for key share
@@ -83,15 +90,45 @@ CLAIM = text(
         select id, last_seq, last_seq, '[{{"type":"status","status":"running"'
             || case when attempt > 1 then ',"attempt":' || attempt else '' end || '}}]'
         from claimed
-    )
+    )/* and */
     select wanted.slots as wanted, {_NAMES}
     from (select coalesce(sum(slots), 0)::int as slots from quotas) wanted left join claimed on true
     order by claimed.priority desc, claimed.not_before, claimed.created_at, claimed.id
     """  # noqa: S608  only names of columns
-).bindparams(
+_GIVEN = (
     bindparam("epoch", type_=BigInteger()),
     bindparam("kinds", type_=ARRAY(Text)),
     bindparam("slots", type_=Integer()),
     bindparam("share", type_=Integer()),
 )
-CLAIMED = CLAIM.columns(column("wanted", Integer()), *runs.c)
+CLAIM = text(_TEXT).bindparams(*_GIVEN)
+
+
+class Claiming:
+    """Claims for a process's worker."""
+
+    def __init__(self, control: AsyncEngine, record: Recorder) -> None:
+        # One statement, one round trip, no transaction that stays open when the process stops.
+        self._at_once = control.execution_options(isolation_level="AUTOCOMMIT")
+        told = f", told as ({record.statement('claimed')})"
+        statement = text(_TEXT.replace("/* and */", told)).bindparams(*_GIVEN)
+        self._statement = statement.columns(column("wanted", Integer()), *runs.c)
+
+    async def claim(self, epoch: int, kinds: Collection[str], slots: int, share: int) -> list[Run]:
+        """Take runs off the queue, and look again if other workers took what was picked."""
+        taken: list[RunRow] = []
+        for _ in range(_ROUNDS):
+            free = slots - len(taken)
+            given = {"epoch": epoch, "kinds": list(kinds), "slots": free, "share": share}
+            try:
+                async with self._at_once.connect() as connection:
+                    rows = (await connection.execute(self._statement, given)).all()
+            except OUTAGE:
+                if not taken:
+                    raise
+                break  # what is taken must begin
+            claimed = [row for row in rows if row.id is not None]
+            taken += claimed
+            if len(claimed) >= min(rows[0].wanted, free) or len(taken) >= slots:
+                break
+        return [run_of(row) for row in taken]

@@ -6,14 +6,14 @@ import asyncio
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, Text, bindparam, text
+from sqlalchemy import BigInteger, Boolean, Text, TextualSelect, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mcp_server.runs.cleaning import clean, clean_event
 from mcp_server.runs.outage import OUTAGE
 from mcp_server.runs.record import Outcome, Recorder, Run, status_event
-from mcp_server.runs.transition import RunRow, journalled, run_of
+from mcp_server.runs.transition import RunRow, run_of
 from mcp_server.storage.sql.run_tables import runs
 from mcp_server.storage.sql.schema import encode_json
 
@@ -27,8 +27,11 @@ _COLUMNS = tuple(column for column in runs.c if column.name not in _KNOWN)
 _NAMES = ", ".join(f"runs.{column.name}" for column in _COLUMNS)
 
 
-def _statement(waiting: str) -> Any:
-    """Build the statement that ends the runs that the lease holds; `waiting` says what of a locked row."""
+def _statement(record: Recorder, waiting: str) -> TextualSelect:
+    """Build the statement that ends and journals the runs that the lease holds.
+
+    `waiting` says what of a row that somebody else holds just now.
+    """
     return (
         text(
             f"""
@@ -49,6 +52,8 @@ def _statement(waiting: str) -> Any:
         ), frame as (
             insert into run_events (run, first_seq, last_seq, events)
             select id, last_seq - count + 1, last_seq, events from ended
+        ), journalled as (
+            {record.statement("ended")}
         )
         select {_NAMES} from ended as runs
         """  # noqa: S608  only names of columns
@@ -64,11 +69,6 @@ def _statement(waiting: str) -> Any:
         )
         .columns(*_COLUMNS)
     )
-
-
-# Who takes several rows waits for none of them: that could be in a circle.
-_TOGETHER = _statement("skip locked")
-_ALONE = _statement("")
 
 
 @dataclass(eq=False, slots=True)
@@ -88,8 +88,11 @@ class Completion:
     """Stores the ends of a process's runs."""
 
     def __init__(self, control: AsyncEngine, record: Recorder) -> None:
-        self._control = control
-        self._record = record
+        # One statement, one round trip, no transaction that stays open when the process stops.
+        self._at_once = control.execution_options(isolation_level="AUTOCOMMIT")
+        # Who takes several rows waits for none of them: that could be in a circle.
+        self._together_statement = _statement(record, "skip locked")
+        self._alone = _statement(record, "")
         self._waiting: list[_End] = []
         self._turn = asyncio.Lock()
 
@@ -105,8 +108,7 @@ class Completion:
             if not end.tried:
                 self._waiting.remove(end)
         if end.ended is None:  # somebody holds its row just now, or it is lost
-            async with self._control.begin() as tx:
-                end.ended = (await self._store(tx, _ALONE, [end])).get(run)
+            end.ended = (await self._store(self._alone, [end])).get(run)
         return None if end.ended is None else replace(run_of(end.ended), output=end.output)
 
     async def _together(self, own: _End) -> None:
@@ -116,8 +118,7 @@ class Completion:
         for end in batch:
             end.tried = True
         try:
-            async with self._control.begin() as tx:
-                ended = await self._store(tx, _TOGETHER, batch)
+            ended = await self._store(self._together_statement, batch)
         except OUTAGE:
             return
         for end in batch:
@@ -136,15 +137,13 @@ class Completion:
             batch[end.run] = end
         return list(batch.values())
 
-    async def _store(
-        self, tx: AsyncConnection, statement: Any, batch: list[_End]
-    ) -> dict[str, RunRow]:
+    async def _store(self, statement: TextualSelect, batch: list[_End]) -> dict[str, RunRow]:
         names = ("runs", "statuses", "outputs", "errors", "usages", "dead", "counts", "told")
         columns = zip(*(end.row for end in batch), strict=True)
         given = {name: list(column) for name, column in zip(names, columns, strict=True)}
-        rows = (await tx.execute(statement, {**given, "epoch": batch[0].epoch})).all()
-        await journalled(tx, self._record, rows)
-        return {row.id: row for row in rows}
+        async with self._at_once.connect() as connection:
+            rows = await connection.execute(statement, {**given, "epoch": batch[0].epoch})
+            return {row.id: row for row in rows}
 
 
 def _end(run: str, epoch: int, outcome: Outcome) -> _End:

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Select, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mcp_server.errors import Conflict
-from mcp_server.runs.claim import CLAIMED
+from mcp_server.runs.claim import Claiming
 from mcp_server.runs.cleaning import clean
 from mcp_server.runs.completion import Completion
 from mcp_server.runs.queue_statements import (
@@ -29,12 +29,10 @@ from mcp_server.runs.queue_statements import (
     twin_of,
 )
 from mcp_server.runs.record import ENDED, LIVE, Event, Outcome, Recorder, Run, Status, status_event
-from mcp_server.runs.transition import RunRow, apply, changed, ending, journalled, run_of
+from mcp_server.runs.transition import RunRow, apply, changed, ending, run_of
 from mcp_server.storage.sql.run_tables import runs
 
-# How often one claim looks again when other workers took what it had picked, and a creation when
-# the run that had its dedupe_key has just ended.
-_CLAIM_ROUNDS = 3
+# How often a creation looks again when the run that had its dedupe_key has just ended.
 _CREATE_ROUNDS = 5
 # Thirty years: a longer delay would leave the range of dates.
 _LONGEST_SECONDS = 1e9
@@ -50,6 +48,7 @@ class RunQueue:
         # One statement, one round trip, no transaction that stays open when the process stops.
         self._at_once = control.execution_options(isolation_level="AUTOCOMMIT")
         self._record = record
+        self._claiming = Claiming(control, record)
         self._completion = Completion(control, record)
         # Told of each run that was claimed or ended here, after its transaction; must not block.
         self.observers: list[Callable[[Run], None]] = []
@@ -74,18 +73,8 @@ class RunQueue:
         The tenant that has the least at work comes first, then priority, then the time since which a
         run could begin. No more than `share` runs of one tenant are held by the lease at once.
         """
-        taken: list[RunRow] = []
-        async with self._control.begin() as tx:
-            for _ in range(_CLAIM_ROUNDS):
-                free = slots - len(taken)
-                given = {"epoch": epoch, "kinds": list(kinds), "slots": free, "share": share}
-                rows = (await tx.execute(CLAIMED, given)).all()
-                claimed = [row for row in rows if row.id is not None]
-                await journalled(tx, self._record, claimed)
-                taken += claimed
-                if len(claimed) >= min(rows[0].wanted, free) or len(taken) >= slots:
-                    break
-        return [self._observed(run_of(row)) for row in taken]
+        taken = await self._claiming.claim(epoch, kinds, slots, share)
+        return [self._observed(run) for run in taken]
 
     async def end(self, run: str, epoch: int, outcome: Outcome) -> Run | None:
         """End a run: its last event is the status; None if the lease does not hold it any more.

@@ -91,6 +91,10 @@ class Change:
 class Recorder(Protocol):
     """Journals changes of status."""
 
+    def statement(self, moved: str) -> str:
+        """Return the INSERT for each row of the relation `moved`: its id, tenant, subject, new status."""
+        ...
+
     async def __call__(self, connection: AsyncConnection, changes: Sequence[Change]) -> None:
         """Write one entry for each change, in the transaction of the change, in one round trip."""
         ...

@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import select, text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from mcp_server import journal
 from mcp_server.runs.events import RunEvents
 from mcp_server.runs.leases import Leases
 from mcp_server.runs.queue import RunQueue
-from mcp_server.runs.record import Change, Event, Outcome, Run, new_run_id
+from mcp_server.runs.record import Event, Outcome, Run, new_run_id
 from mcp_server.runs.steps import RunSteps
 from mcp_server.runs.sweep import Sweep
+from mcp_server.services.run_engine import RunJournal
 from mcp_server.storage.sql.schema import journal as entries
 
 COMPLETED = Outcome(status="completed", output="done")
 QUESTION = {"id": "req_1", "kind": "question", "message": "sure?", "schema": None}
 
-
-async def record(connection: AsyncConnection, changes: Sequence[Change]) -> None:
-    """Journal as the service does."""
-    nothing: dict[str, Any] = {"version": None, "prev_version": None, "step": None, "labels": []}
-    told = [
-        {
-            **nothing,
-            "tenant": change.tenant,
-            "subject": change.subject,
-            "verb": change.status,
-            "uri": f"run://{change.run}",
-            "run": change.run,
-        }
-        for change in changes
-    ]
-    await journal.append_all(connection, told)
+record = RunJournal()
 
 
 @dataclass
