@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import time
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -26,10 +27,11 @@ FLOOD, WAITING = (10_000, 10_000) if LONG else (1_000, 500)
 # The other tenant's runs: so many before the flood, then on and on until it is over.
 QUIET, QUIET_PER_SECOND = (300, 15) if LONG else (30, 15)
 WORKERS, SLOTS = 2, 8
-# A claim takes up to half of a worker's places for one tenant. Of the flood, what both workers claim
-# while a quiet run is being stored, and the claims after which its wake-up comes, may go before it.
+# While a quiet run waits, the flood may get as many places as the quiet tenant does, and what both workers
+# claim while the run is being stored and its wake-up is on the way: a few claims of half their places.
 OVERTAKEN = 10 * WORKERS * SLOTS // 2
 GROWTH_BYTES = 25_000_000
+MOST_CONNECTIONS = 20
 SAMPLE = 50
 PLUGINS = Path(__file__).parent / "flood"
 
@@ -134,7 +136,7 @@ async def test_a_flood_loses_no_run_and_does_not_hide_another_tenants(
             f"quiet {name}: {len(found)} runs, p50 {at(found, 50):.1f} p99 {at(found, 99):.1f} ms"
         )
     print(f"ratio: p50 {at(slow, 50) / at(quick, 50):.2f}, p99 {at(slow, 99) / at(quick, 99):.2f}")
-    print(f"of the flood before a quiet run: p50 {at(overtaken, 50)}, most {max(overtaken)}")
+    print(f"more of the flood before a quiet run: p50 {at(overtaken, 50)}, most {max(overtaken)}")
     print(f"memory of the workers in MB, after a fifth and at the end: {mb(early)} {mb(late)}")
     assert wrong == []
     assert {row.tenant for row in rows} == {"flood", "quiet"}
@@ -214,7 +216,8 @@ async def test_runs_that_wait_hold_no_lease_no_connection_and_no_memory(
     print(f"connections with {few} and all: {connections} {connections_late}")
     print(f"memory of the workers in MB: {mb(early)} {mb(late)}")
     assert leased == 0
-    assert connections_late <= connections
+    # A pool may have grown by a few, up to its size; thousands of runs more cost none.
+    assert connections_late - connections <= MOST_CONNECTIONS
     assert late - early < WORKERS * GROWTH_BYTES
     assert all(not run["output"]["is_error"] for run in answered)
     assert left == {"completed": len(sample), "input_required": WAITING - len(sample)}
@@ -263,14 +266,21 @@ def latencies(rows: Sequence[Any], runs: Sequence[str]) -> list[float]:
     )
 
 
-def overtakings(rows: Sequence[Any], quiet: set[str]) -> list[int]:
-    """For each quiet run, how many runs of the flood were claimed between its creation and its claim."""
-    flood = [row.started_at for row in rows if row.tenant == "flood"]
-    return sorted(
-        sum(row.created_at < claimed < row.started_at for claimed in flood)
-        for row in rows
-        if row.id in quiet
-    )
+def overtakings(rows: Sequence[Any], runs: set[str]) -> list[int]:
+    """For each quiet run, how many more of the flood than of its own tenant were claimed while it waited.
+
+    It counts claims, not time: a machine that is too slow for the quiet tenant alone changes nothing.
+    """
+    claims = {
+        tenant: sorted(row.started_at for row in rows if row.tenant == tenant)
+        for tenant in ("flood", "quiet")
+    }
+
+    def between(tenant: str, row: Any) -> int:
+        times = claims[tenant]
+        return bisect_left(times, row.started_at) - bisect_right(times, row.created_at)
+
+    return sorted(between("flood", row) - between("quiet", row) for row in rows if row.id in runs)
 
 
 def at(values: Sequence[float], percent: int) -> float:
