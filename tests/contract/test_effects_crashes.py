@@ -226,13 +226,13 @@ async def test_a_fence_holds_before_the_new_worker_has_used_sql(
     step = await begin_run(control, principal.tenant)
     checked = await engine.check(place.schema, "insert into t values (5)", writable=True)
     page = Page(10, 1000)
-    await engine.fence(step.run, step.epoch + 1)
+    await engine.fence(step.run, step.attempt + 1)
     stale = EffectKey(step.key, step.run, step.attempt)
     with pytest.raises(LeaseLost):
         await engine.run(place.schema, checked, [], page, stale)
     with pytest.raises(LeaseLost):
-        await engine.fence(step.run, step.epoch)
-    await engine.fence(step.run, step.epoch + 1)
+        await engine.fence(step.run, step.attempt)
+    await engine.fence(step.run, step.attempt + 1)
     for _ in range(2):
         key = EffectKey(step.key, step.run, step.attempt + 1)
         assert (await engine.run(place.schema, checked, [], page, key)).row_count == 1
