@@ -25,7 +25,7 @@ _SETTINGS = {
     "listen_addresses": "",
     "port": str(PORT),
     "unix_socket_permissions": "0700",
-    "max_connections": "200",
+    "max_connections": "1000",  # an idle process holds nine, and dozens of clients may start one each
     "shared_buffers": "128MB",
     "max_wal_size": "512MB",
     "io_method": "sync",  # three processes fewer than the default's worker pool
