@@ -32,8 +32,8 @@ from measure import (
     running,
 )
 
-from mcp_server.app import Runtime, open_runtime
 from mcp_server.auth.principal import OWNER
+from mcp_server.runtime import Runtime, open_runtime
 from mcp_server.settings import load_settings
 from mcp_server.storage.sql.embedded import open_cluster
 

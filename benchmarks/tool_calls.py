@@ -46,9 +46,9 @@ async def in_process(data_dir: Path) -> None:
     from mcp.server.connection import Connection
     from mcp.server.runner import serve_one
 
-    from mcp_server.app import open_runtime
     from mcp_server.auth.principal import OWNER
     from mcp_server.bus import _InProcess
+    from mcp_server.runtime import open_runtime
     from mcp_server.settings import Settings
 
     floor = sdk_server()._lowlevel_server  # noqa: SLF001  the same path as our bus takes

@@ -1,219 +1,24 @@
-"""The composition root: settings become engines, services, the MCP server and the Starlette app."""
+"""The HTTP application over an open runtime: every route, its gate and its guards."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
-from mcp_server import health, journal
-from mcp_server.audit import Audit
-from mcp_server.auth.keys import KeyService
-from mcp_server.auth.principal import Principal
-from mcp_server.bus import Bus, ToolSpec
-from mcp_server.completions import add_completions
-from mcp_server.declarations import Declared, declare
+from mcp_server import health
 from mcp_server.door_errors import render_unknown_path
 from mcp_server.doors import DeclaredRoute, Gate
-from mcp_server.engines import Engines, open_engines
-from mcp_server.extensions.announcing import announce_to_modern_clients
-from mcp_server.extensions.tasks import TasksExtension
-from mcp_server.extensions.tasks_listen import serve_task_notifications
-from mcp_server.handshake import add_handshake_methods
-from mcp_server.limits import Limits
-from mcp_server.operation import Operations
-from mcp_server.plugins import load_plugins, set_up
-from mcp_server.runs.context import Work
-from mcp_server.runs.queue import RunQueue
-from mcp_server.runs.stores import Stores
-from mcp_server.runs.worker import Worker, open_worker
-from mcp_server.secret import derive, server_secret
+from mcp_server.runtime import Runtime
 from mcp_server.server import IsthmusServer
-from mcp_server.services import Services
-from mcp_server.services.agent_work import AgentWork
-from mcp_server.services.agents import AgentService
-from mcp_server.services.changes import ChangeService
-from mcp_server.services.kv import KvService
-from mcp_server.services.models import ModelService
-from mcp_server.services.objects import ObjectService, collecting
-from mcp_server.services.run_engine import open_runs, run_stores
-from mcp_server.services.run_results import TOOL_KIND
-from mcp_server.services.schedules import ScheduleService
-from mcp_server.services.sql import SqlService
-from mcp_server.services.standing_keeper import keeping_standing
-from mcp_server.services.standing_work import WorkStarter
-from mcp_server.services.tool_work import ToolWork
-from mcp_server.services.triggers import TriggerService
-from mcp_server.services.vectors import VectorService
-from mcp_server.settings import Settings
-from mcp_server.storage.sql.wake import TOPICS
-from mcp_server.toolbox import BusToolbox
 from mcp_server.transports import http, sse
 from mcp_server.transports.host_guard import HostGuard
-from mcp_server.updates import Updates, serve_listening
-
-logger = logging.getLogger(__name__)
 
 Role = Literal["all", "mcp", "openai"]
-
-FRAMES_AT_ONCE = 100
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Runtime:
-    """Everything that is open while a process serves."""
-
-    settings: Settings
-    engines: Engines
-    operations: Operations
-    services: Services
-    server: IsthmusServer
-    bus: Bus
-    updates: Updates
-    stores: Stores
-    worker: Worker | None
-
-
-@asynccontextmanager
-async def open_runtime(
-    settings: Settings, *, concurrency: int | None = None
-) -> AsyncGenerator[Runtime]:
-    """Open the engines once, whatever doors are opened on them, and close them in reverse order.
-
-    `concurrency` is how many runs its worker executes at once, 0 for none; the settings say otherwise.
-
-    Raises:
-        ConfigurationError: a setting does not fit, or an engine does not open.
-    """
-    plugins = load_plugins(settings.plugins)
-    declared = declare(plugins)
-    limits = Limits(settings.rate_limit, settings.redis_url)
-    secret = server_secret(settings)
-    async with AsyncExitStack() as stack:
-        engines = await stack.enter_async_context(
-            open_engines(settings, derive(secret, "sql roles"))
-        )
-        control = engines.control
-        audit = Audit()
-        await stack.enter_async_context(audit.writing(control))
-        await stack.enter_async_context(journal.keeping_partitions(control))
-        keys = KeyService(control, settings.api_key)
-        operations = Operations(limits, audit, keys.rate_of, lambda: engines.wake.send("journal"))
-        # The bus stands above the services, and runs call tools through it: it is bound below.
-        late: list[Bus] = []
-
-        async def list_tools(principal: Principal) -> list[ToolSpec]:
-            return await late[0].list_tools(principal)
-
-        objects = ObjectService(operations, control, engines.blobs)
-        await stack.enter_async_context(collecting(control, engines.blobs))
-        stores = run_stores(engines.runs, engines.heartbeat, settings.run_redact)
-        runs = await stack.enter_async_context(
-            open_runs(operations, control, stores, engines.wake, settings.run_ttl_days.seconds)
-        )
-        standing = _standing(engines, operations, stores, declared, settings)
-        services = Services(
-            agents=AgentService(
-                operations, control, models=engines.router.models, tools=list_tools
-            ),
-            changes=ChangeService(operations, control),
-            keys=keys,
-            kv=KvService(operations, control),
-            models=ModelService(operations, engines.router),
-            objects=objects,
-            runs=runs,
-            schedules=ScheduleService(*standing),
-            triggers=TriggerService(*standing),
-            sql=SqlService(operations, control, engines.sql),
-            vectors=VectorService(operations, control, engines.vectors, engines.embedder),
-        )
-        updates = Updates()
-        server = IsthmusServer(
-            declared,
-            services,
-            operations,
-            secret=derive(secret, "request state"),
-            bus=updates,
-            extensions=[TasksExtension(operations, runs, declared.tools)],
-        )
-        announce_to_modern_clients(server)
-        add_handshake_methods(server, updates)
-        serve_listening(server, updates)
-        serve_task_notifications(server, operations, runs)
-        add_completions(server, plugins.completions)
-        await set_up(plugins, server)
-        await server.refuse_undeclared_tools()
-        await stack.enter_async_context(updates.following(control, engines.wake, runs.following))
-        late.append(Bus(server))
-        slots = settings.run_concurrency if concurrency is None else concurrency
-        works = _works(engines, keys, stores, server, late[0])
-        worker = slots and await stack.enter_async_context(
-            open_worker(
-                *(stores, works, engines.wake),
-                concurrency=slots,
-                idling=runs.idling,
-                marks=[services.sql],
-            )
-        )
-        if slots:
-            await stack.enter_async_context(
-                keeping_standing(services.schedules, services.triggers, engines.wake)
-            )
-        yield Runtime(
-            settings=settings,
-            engines=engines,
-            operations=operations,
-            services=services,
-            server=server,
-            bus=late[0],
-            updates=updates,
-            stores=stores,
-            worker=worker or None,
-        )
-
-
-def _standing(
-    engines: Engines,
-    operations: Operations,
-    stores: Stores,
-    declared: Declared,
-    settings: Settings,
-) -> tuple[Operations, AsyncEngine, RunQueue, WorkStarter, Callable[[], None]]:
-    """Return what schedules and triggers are made of: what they start goes to the queue of runs."""
-    long_tools = {tool.name: tool for tool in declared.tools if tool.long}
-
-    def started() -> None:
-        for topic in TOPICS:
-            engines.wake.send(topic)
-
-    starter = WorkStarter(operations, long_tools.get, settings.run_ttl_days.seconds)
-    return operations, engines.runs, stores.queue, starter, started
-
-
-def _works(
-    engines: Engines, keys: KeyService, stores: Stores, server: IsthmusServer, bus: Bus
-) -> dict[str, Work]:
-    """Return what each kind of run does."""
-    works: dict[str, Work] = {
-        f"{TOOL_KIND}{tool.name}": ToolWork(
-            tool.name, tool.idempotent, tool.retry_unsure, bus.work, keys.scopes_now
-        )
-        for tool in server.declared_tools.values()
-        if tool.long
-    }
-    works["agent"] = AgentWork(
-        model_for=engines.router.resolve,
-        toolbox_for=lambda principal, tools: BusToolbox(bus, principal, tools),
-        scopes_now=keys.scopes_now,
-        events_of=lambda run, after: stores.events.read(run, after, FRAMES_AT_ONCE),
-    )
-    return works
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import os
-import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
-from urllib.parse import urlsplit
+from typing import Any, Literal
 
 import platformdirs
-from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
-    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
 
 from mcp_server.errors import ConfigurationError
+from mcp_server.settings_values import (
+    MOST_DAYS,
+    CommaList,
+    Days,
+    FieldNames,
+    PathList,
+    RunDays,
+    check_rate,
+    check_url,
+)
 
 PREFIX = "ISTHMUS_"
 CONFIG_FILE = "isthmus.toml"
-MOST_DAYS = 36_500
 # The schemes of each URL, and what to give.
 _HTTP = (("http", "https"), "http://127.0.0.1:11434/v1")
 _POSTGRESQL = (("postgresql", "postgres"), "postgresql://USER:PASSWORD@HOST:5432/DB")
@@ -39,57 +44,6 @@ _URLS = {
     "mcp_url": _HTTP,
     "public_url": _HTTP,
 }
-RATE_UNITS = ("second", "minute", "hour", "day")
-
-
-def _split(value: object) -> object:
-    if isinstance(value, str):
-        return tuple(part for part in (item.strip() for item in value.split(",")) if part)
-    return value
-
-
-@dataclass(frozen=True)
-class RunDays:
-    """For how many days ended runs are kept, by kind; every other kind: `others`."""
-
-    others: float = 30.0
-    kinds: tuple[tuple[str, float], ...] = ()
-
-    def __str__(self) -> str:
-        return ",".join([f"{self.others:g}", *(f"{kind}={days:g}" for kind, days in self.kinds)])
-
-    def seconds(self, kind: str) -> float:
-        """Return the time for `kind`; `tool` stands for every `tool/NAME` that is not named itself."""
-        known = dict(self.kinds)
-        days = known.get(kind, known.get(kind.partition("/")[0], self.others))
-        return days * 86_400
-
-
-def _run_days(value: object) -> object:
-    """Read `30` or `30,agent=90,tool=7`; a number or a list from TOML."""
-    if isinstance(value, RunDays):
-        return value
-    found: dict[str, float] = {}
-    listed = isinstance(value, list | tuple)
-    for part in cast("list[object]", value) if listed else str(value).split(","):
-        kind, named, days = (piece.strip() for piece in str(part).rpartition("="))
-        found[kind] = float(days) if re.fullmatch(r"\d+(\.\d+)?", days) else 0.0
-        if not 0 < found[kind] <= MOST_DAYS or (named and not kind):
-            raise ValueError(
-                f"{part!r} is no number of days; give for example 30, or 30,agent=90,tool=7"
-            )
-    return RunDays(found.pop("", RunDays.others), tuple(found.items()))
-
-
-def _field_names(value: object) -> object:
-    names = cast("tuple[object, ...]", _split(value))
-    return () if names == ("off",) else tuple(str(name).lower() for name in names)
-
-
-CommaList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-PathList = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)]
-FieldNames = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_field_names)]
-Days = Annotated[RunDays, NoDecode, BeforeValidator(_run_days)]
 
 
 def default_data_dir() -> Path:
@@ -125,6 +79,11 @@ class Settings(BaseSettings):
     run_ttl_days: Days = RunDays()
     run_redact: FieldNames = ("password", "secret", "token", "api_key", "authorization")
     run_concurrency: int = Field(default=8, ge=1, le=256)
+    # How long what was overwritten or deleted can be brought back; 0 keeps nothing.
+    undo_days: float = Field(default=7.0, ge=0, le=MOST_DAYS)
+    max_object_bytes: int = Field(default=64 * 1024**3, gt=0)
+    # Hosts, HOST:PORT or networks that URLs given by callers may reach though they are not public.
+    fetch_allow: CommaList = ()
     databases: CommaList = ()
     buckets: CommaList = ()
     mcp_url: str | None = None
@@ -171,7 +130,7 @@ class Settings(BaseSettings):
     @field_validator(*_URLS)
     @classmethod
     def _check_url(cls, value: str | None, info: ValidationInfo) -> str | None:
-        return _url(value, *_URLS[str(info.field_name)])
+        return check_url(value, *_URLS[str(info.field_name)])
 
     @field_validator("llm_url")
     @classmethod
@@ -179,7 +138,7 @@ class Settings(BaseSettings):
         for item in value:
             scheme = item.partition(":")[0]
             if scheme in {"http", "https"}:
-                _url(item, *_HTTP)
+                check_url(item, *_HTTP)
             elif scheme not in {"scripted", "gguf"} or ":" not in item:
                 raise ValueError(
                     f"{item!r} is not http(s)://…/v1, scripted:, scripted:FILE or gguf:FILE"
@@ -219,33 +178,6 @@ def load_settings(config: Path | None = None, **overrides: object) -> Settings:
         raise ConfigurationError(_explain(error)) from error
     finally:
         _file.clear()
-
-
-def check_rate(value: str) -> str:
-    """Return `N/unit` in its plain form.
-
-    Raises:
-        ValueError: it is not a positive count per second, minute, hour or day.
-    """
-    count, _, unit = value.strip().partition("/")
-    unit = unit.strip().rstrip("s")
-    if not count.strip().isdigit() or int(count) < 1 or unit not in RATE_UNITS:
-        raise ValueError(f"{value!r} is not a rate; give for example 120/minute")
-    return f"{int(count)}/{unit}"
-
-
-def _url(value: str | None, schemes: tuple[str, ...], example: str) -> str | None:
-    if value is None:
-        return None
-    try:
-        parts = urlsplit(value)
-        wrong = parts.scheme not in schemes or not (parts.netloc or parts.path or parts.query)
-        _ = parts.port
-    except ValueError:
-        wrong = True
-    if wrong or "://" not in value:
-        raise ValueError(f"the URL is malformed; give for example {example}")
-    return value
 
 
 def _refuse_unknown_environment(environment: Mapping[str, str]) -> None:

@@ -18,7 +18,7 @@ from typing_extensions import TypedDict
 from mcp_server.auth.principal import DEFAULT_TENANT, OWNER, OWNER_SCOPES, Principal
 from mcp_server.errors import InvalidInput, NotFound, Unauthenticated
 from mcp_server.policy import DEFAULT_SCOPES, parse_scope
-from mcp_server.settings import check_rate
+from mcp_server.settings_values import check_rate
 from mcp_server.storage.sql.schema import api_keys
 from mcp_server.timestamps import iso, iso_or_none
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from mcp_server.app import open_runtime
 from mcp_server.health import check_engines
+from mcp_server.runtime import open_runtime
 from mcp_server.settings import Settings
 
 

@@ -12,10 +12,11 @@ from contextlib import contextmanager
 import uvicorn
 from sse_starlette.sse import AppStatus
 
-from mcp_server.app import HttpApp, Role, Runtime, open_http, open_runtime
+from mcp_server.app import HttpApp, Role, open_http
 from mcp_server.auth.keys import KeyService
 from mcp_server.errors import ConfigurationError
 from mcp_server.loopback import is_loopback
+from mcp_server.runtime import Runtime, open_runtime
 from mcp_server.settings import Settings
 from mcp_server.telemetry import configure_logging
 from mcp_server.transports.bounded_head import BoundedHeadProtocol

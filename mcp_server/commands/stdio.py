@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 
-from mcp_server.app import open_runtime
+from mcp_server.runtime import open_runtime
 from mcp_server.settings import Settings
 from mcp_server.telemetry import configure_logging
 from mcp_server.transports.stdio import StdioConnection

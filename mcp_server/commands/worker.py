@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 
-from mcp_server.app import open_runtime
 from mcp_server.errors import ConfigurationError
+from mcp_server.runtime import open_runtime
 from mcp_server.settings import Settings
 from mcp_server.telemetry import configure_logging
 

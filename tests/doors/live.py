@@ -27,9 +27,10 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from mcp_server.app import HttpApp, Runtime, open_http, open_runtime
+from mcp_server.app import HttpApp, open_http
 from mcp_server.auth.principal import OWNER
 from mcp_server.errors import AppError
+from mcp_server.runtime import Runtime, open_runtime
 from mcp_server.settings import Settings
 from mcp_server.transports.bounded_head import BoundedHeadProtocol
 

@@ -18,13 +18,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from mcp_server import policy
-from mcp_server.app import open_runtime
 from mcp_server.audit import Audit
 from mcp_server.auth.principal import OWNER_SCOPES, Principal
 from mcp_server.doors import DeclaredRoute, Gate
 from mcp_server.errors import ConfigurationError
 from mcp_server.placement import Placements
 from mcp_server.policy import Listing
+from mcp_server.runtime import open_runtime
 from mcp_server.settings import Settings
 from mcp_server.storage.sql.run_tables import runs
 from mcp_server.storage.sql.schema import journal, vector_stores

@@ -15,8 +15,8 @@ from typing import Any
 
 import aiohttp
 
-from mcp_server.app import Runtime
 from mcp_server.auth.principal import OWNER
+from mcp_server.runtime import Runtime
 from tests.doors import raw
 from tests.doors.tasks_client import DECLARED, StdioProcess, headers, over_http, start_stdio
 from tests.e2e.processes import LONG, environment

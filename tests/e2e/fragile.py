@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from mcp_server import app
+from mcp_server import runtime
 from mcp_server.commands.worker import worker
 from mcp_server.operation import Operation
 from mcp_server.runs import leases
@@ -76,7 +76,7 @@ def break_points(log: Path, calm: Path, chance: random.Random, share: float) -> 
 def hurry(lease: float) -> None:
     """Shorten the lease, and let no run be given up because its worker died too often."""
     timing = Timing(lease=lease, heartbeat=lease / 5, retry=0.2)
-    app.open_worker = functools.partial(app.open_worker, timing=timing)  # pyright: ignore[reportPrivateImportUsage]
+    runtime.open_worker = functools.partial(runtime.open_worker, timing=timing)  # pyright: ignore[reportPrivateImportUsage]
     Leases.__init__.__defaults__ = (lease,)
     leases.MAX_STRIKES = 1_000_000
 

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 
-from mcp_server import app
+from mcp_server import runtime
 from mcp_server.commands.worker import worker
 from mcp_server.runs.intervals import Timing
 from mcp_server.runs.leases import Leases
@@ -20,7 +20,7 @@ from mcp_server.settings import load_settings
 
 def hurry(lease: float) -> None:
     timing = Timing(lease=lease, heartbeat=lease / 5)
-    app.open_worker = functools.partial(app.open_worker, timing=timing)  # pyright: ignore[reportPrivateImportUsage]
+    runtime.open_worker = functools.partial(runtime.open_worker, timing=timing)  # pyright: ignore[reportPrivateImportUsage]
     Leases.__init__.__defaults__ = (lease,)
 
 

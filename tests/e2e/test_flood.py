@@ -18,8 +18,8 @@ import psutil
 import pytest
 from sqlalchemy import text
 
-from mcp_server.app import Runtime, open_runtime
 from mcp_server.auth.principal import OWNER_SCOPES, Principal
+from mcp_server.runtime import Runtime, open_runtime
 from mcp_server.settings import load_settings
 from tests.e2e.processes import LONG, environment
 

@@ -19,8 +19,8 @@ import aiohttp
 import pytest
 from sqlalchemy import text
 
-from mcp_server.app import Runtime, open_runtime
 from mcp_server.auth.principal import OWNER
+from mcp_server.runtime import Runtime, open_runtime
 from mcp_server.settings import Settings
 from tests.doors import raw
 from tests.doors.tasks_client import over_http

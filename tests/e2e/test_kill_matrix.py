@@ -21,9 +21,9 @@ import pytest
 from sqlalchemy import TextClause, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from mcp_server.app import Runtime, open_runtime
 from mcp_server.auth.principal import OWNER
 from mcp_server.errors import Conflict, NotFound, Unavailable
+from mcp_server.runtime import Runtime, open_runtime
 from mcp_server.settings import load_settings
 from tests.e2e.processes import LONG, environment, postmaster_pid
 

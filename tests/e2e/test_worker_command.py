@@ -15,8 +15,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from mcp_server.app import Runtime, open_runtime
 from mcp_server.auth.principal import OWNER
+from mcp_server.runtime import Runtime, open_runtime
 from mcp_server.settings import Settings
 from tests.e2e.processes import environment
 
