@@ -30,8 +30,10 @@ async def data_url(request: pytest.FixtureRequest, cluster: Cluster) -> str:
     owner = open_admin(cluster.data_url)
     async with owner.connect() as connection:
         autocommit = await connection.execution_options(isolation_level="AUTOCOMMIT")
-        await autocommit.execute(text("create role plain login createrole password 'plain'"))
-        await autocommit.execute(text("create database plain_data owner plain"))
+        # Made once for the cluster: the fixture comes and goes with the files that are run.
+        if not await autocommit.scalar(text("select 1 from pg_roles where rolname = 'plain'")):
+            await autocommit.execute(text("create role plain login createrole password 'plain'"))
+            await autocommit.execute(text("create database plain_data owner plain"))
     await owner.dispose()
     return cluster.url("plain_data", "plain", "plain")
 
