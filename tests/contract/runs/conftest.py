@@ -20,11 +20,10 @@ async def world(
     operations: Operations, control: AsyncEngine, principal: Principal
 ) -> AsyncIterator[World]:
     world = World(operations, control)
+    await _forget_live_runs(control)
     await world.save(principal)
     yield world
-    # What a closing worker handed back must not be the work of the next test's one.
-    async with control.begin() as tx:
-        await tx.execute(text("delete from runs where ended_at is null"))
+    await _forget_live_runs(control)
 
 
 @pytest.fixture
@@ -40,3 +39,9 @@ async def rows(control: AsyncEngine, principal: Principal) -> AsyncIterator[Rows
     yield rows
     for epoch in rows.taken:
         await rows.leases.give_up(epoch)
+
+
+async def _forget_live_runs(control: AsyncEngine) -> None:
+    """What one test left, or its closing worker handed back, must not be the work of another's."""
+    async with control.begin() as tx:
+        await tx.execute(text("delete from runs where ended_at is null"))
