@@ -3,42 +3,43 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from mcp_server.ingest.breaks import CLOSERS, SECTION, level
+from mcp_server.ingest.measure import Measure, Words
+from mcp_server.ingest.parsed import Section
 from mcp_server.ingest.tokenise import MARKS, UNSPACED
 
-# The embedded model blurs above about 128 words (measured; DESIGN, section 5). A character of a
-# script without spaces counts as three fifths of a word.
-WORD_COST = 5
-UNSPACED_COST = 3
-MAX_COST = 128 * WORD_COST
-# Text without words, such as encoded bytes, is bounded by this alone.
-MAX_CHARACTERS = 1000
+# What fills less of a chunk goes on into the next heading's part: a heading with no text of its own.
+_LEAST_FILL = 0.1
+# How much of the headings stands before a chunk when it is embedded: its own words must prevail.
+MAX_CONTEXT_CHARACTERS = 160
 
 _ATOM = re.compile(
     rf"(?P<space>\s+)|(?P<unspaced>[{UNSPACED}])|(?P<word>(?:[^\W{UNSPACED}]|[{MARKS}]){{1,100}})|.",
     re.DOTALL,
 )
-# Where a chunk may end, best last.
-_WORD_BREAK, _CLAUSE, _SENTENCE, _PARAGRAPH = 1, 2, 3, 4
-_SENTENCE_ENDS, _WIDE_SENTENCE_ENDS = ".!?…", "。！？"
-_CLAUSE_ENDS, _WIDE_CLAUSE_ENDS = ",;:", "，、；："
-_CLOSERS = "\"'”’»)]}」』）】》"
-# What belongs to the text before it: no chunk begins with one.
-_CLINGING = frozenset(
-    _SENTENCE_ENDS + _WIDE_SENTENCE_ENDS + _CLAUSE_ENDS + _WIDE_CLAUSE_ENDS + _CLOSERS + "\u200d"
-) | {chr(code) for code in range(0xFE00, 0xFE10)}
-_MARK = re.compile(f"[{MARKS}\u0e31\u0e34-\u0e3a\u0e47-\u0e4e]")
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Where a chunk stands in its text: characters `start` to `end`, the end exclusive."""
+    """Where a chunk stands in its text: characters `start` to `end`, the end exclusive.
+
+    `headings` and `page` are those at its beginning.
+    """
 
     start: int
     end: int
+    headings: tuple[str, ...] = ()
+    page: int | None = None
+
+    @property
+    def context(self) -> str:
+        """The headings in one line, cut from the outermost on; empty without any."""
+        line = " > ".join(" ".join(heading.split()) for heading in self.headings)
+        return line[-MAX_CONTEXT_CHARACTERS:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,79 +47,105 @@ class _Point:
     """A position with the cost and the visible characters before it."""
 
     position: int = 0
-    cost: int = 0
+    cost: float = 0
     characters: int = 0
 
-    def overflows(self, since: _Point) -> bool:
-        return self.fill(since) > 1
-
-    def fill(self, since: _Point) -> float:
+    def fill(self, since: _Point, measure: Measure) -> float:
         """Return how much of one chunk lies between `since` and here."""
         return max(
-            (self.cost - since.cost) / MAX_COST,
-            (self.characters - since.characters) / MAX_CHARACTERS,
+            (self.cost - since.cost) / measure.most_cost,
+            (self.characters - since.characters) / measure.most_characters,
         )
 
 
-def chunk(text: str) -> list[Span]:
+def chunk(
+    text: str, sections: Sequence[Section] = (), measure: Measure | None = None
+) -> list[Span]:
     """Return the chunks of a text in order.
 
     They lie end to end and cover the text, so that their bodies joined are the text again. White
-    space belongs to the chunk before it. Each holds at most 128 words or 1,000 visible characters,
-    and ends at a paragraph, a sentence, a clause or a word, whichever is the best in its second
-    half. A text without a visible character has none.
+    space belongs to the chunk before it. Each holds what `measure` allows, by default 128 words or
+    1,000 visible characters. It ends with its page or table, and with its heading's part unless that is
+    very short; else at a paragraph, a sentence, a clause or a word, whichever is the best in its
+    second half: in tables at a row, in code at the line that is indented least. A text without a
+    visible character has none.
     """
     if not text or text.isspace():
         return []
-    cuts = [0, *_cuts(text), len(text)]
-    return [Span(start, end) for start, end in pairwise(cuts)]
+    parts = sections or [Section(0, len(text))]
+    cuts = [0, *_Cutter(text, parts, measure or Words()).cuts(), len(text)]
+    return [_span(text, parts, start, end) for start, end in pairwise(cuts)]
 
 
-def _cuts(text: str) -> Iterator[int]:
-    start = here = _Point()
-    breaks: dict[int, _Point] = {}
-    last, space = "", ""
-    for atom in _ATOM.finditer(text):
-        piece = atom[0]
-        if atom.lastgroup == "space":
-            space = piece
-            here = _Point(atom.end(), here.cost, here.characters)
-            continue
-        breaks[_level(last, space, piece)] = here
-        after = _Point(atom.end(), here.cost + _cost(atom.lastgroup), here.characters + len(piece))
-        while after.overflows(start):
-            start = _best(breaks, start, here)
-            yield start.position
-        if piece not in _CLOSERS or space:
-            last = piece
-        here, space = after, ""
+class _Cutter:
+    """One walk over a text."""
+
+    def __init__(self, text: str, sections: Sequence[Section], measure: Measure) -> None:
+        self._text = text
+        self._sections = sections
+        self._measure = measure
+
+    def cuts(self) -> Iterator[int]:
+        """Yield where chunks end, but for the last."""
+        measure, cost = self._measure, self._measure.over(self._text)
+        start = here = _Point()
+        breaks: dict[float, _Point] = {}
+        last, space = "", ""
+        sections = iter(self._sections)
+        section = next(sections)
+        for atom in _ATOM.finditer(self._text):
+            piece = atom[0]
+            price = here.cost + cost(atom.lastgroup, atom.start(), atom.end())
+            if atom.lastgroup == "space":
+                space = piece
+                here = _Point(atom.end(), price, here.characters)
+                continue
+            before, section = section, _at(section, sections, atom.start())
+            border = _border(before, section) if here.characters else 0
+            if border and (border > 1 or here.fill(start, measure) >= _LEAST_FILL):
+                yield here.position
+                start, breaks = here, {}
+            breaks[SECTION if border else level(section.kind, last, space, piece)] = here
+            after = _Point(atom.end(), price, here.characters + len(piece))
+            # A single atom over the measure stands alone.
+            while here.characters > start.characters and after.fill(start, measure) > 1:
+                start = _best(breaks, start, here, measure)
+                yield start.position
+            if piece not in CLOSERS or space:
+                last = piece
+            here, space = after, ""
 
 
-def _cost(kind: str | None) -> int:
-    return {"word": WORD_COST, "unspaced": UNSPACED_COST}.get(kind or "", 0)
+def _at(section: Section, sections: Iterator[Section], position: int) -> Section:
+    """Return the section that holds a position at or after `section`."""
+    while section.end <= position:
+        section = next(sections, None) or Section(section.end, position + 1)
+    return section
 
 
-def _level(last: str, space: str, piece: str) -> int:
-    """Return how good a break there is between `last` and `piece`; below 0: none."""
-    if piece in _CLINGING or _MARK.match(piece):
-        return -1
-    if space.count("\n") > 1:
-        return _PARAGRAPH
-    if last in _WIDE_SENTENCE_ENDS or (space and last in _SENTENCE_ENDS):
-        return _SENTENCE
-    if "\n" in space or last in _WIDE_CLAUSE_ENDS or (space and last in _CLAUSE_ENDS):
-        return _CLAUSE
-    return _WORD_BREAK if space else 0
+def _border(before: Section, after: Section) -> int:
+    """Return 2 where a chunk must end, 1 where it should, 0 where nothing ends."""
+    if before is after:
+        return 0
+    if (before.page, before.kind) != (after.page, after.kind):
+        return 2
+    return int(before.headings != after.headings)
 
 
-def _best(breaks: dict[int, _Point], start: _Point, here: _Point) -> _Point:
+def _best(breaks: dict[float, _Point], start: _Point, here: _Point, measure: Measure) -> _Point:
     """Return where the chunk that began at `start` ends, at or before `here`."""
     usable = {
-        level: point
-        for level, point in breaks.items()
-        if level >= 0 and point.characters > start.characters
+        good: point
+        for good, point in breaks.items()
+        if good >= 0 and point.characters > start.characters
     }
-    for level in sorted(usable, reverse=True):
-        if usable[level].fill(start) >= here.fill(start) / 2:
-            return usable[level]
+    for good in sorted(usable, reverse=True):
+        if usable[good].fill(start, measure) >= here.fill(start, measure) / 2:
+            return usable[good]
     return max(usable.values(), key=lambda point: point.position, default=here)
+
+
+def _span(text: str, sections: Sequence[Section], start: int, end: int) -> Span:
+    visible = start + len(text[start:end]) - len(text[start:end].lstrip())
+    holding = next((part for part in sections if part.end > visible), sections[-1])
+    return Span(start, end, holding.headings, holding.page)

@@ -8,7 +8,11 @@ from itertools import pairwise
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mcp_server.ingest.chunk import MAX_CHARACTERS, chunk
+from mcp_server.ingest.chunk import chunk
+from mcp_server.ingest.measure import Tokens, Words, count_tokens
+from mcp_server.ingest.parsed import Section
+
+MAX_CHARACTERS = Words().most_characters
 
 PARTS = st.sampled_from(
     (
@@ -88,3 +92,88 @@ def test_a_number_is_not_cut_at_its_point() -> None:
 
 def test_without_a_visible_character_there_is_no_chunk() -> None:
     assert chunk("") == chunk(" \n\t\u3000") == []
+
+
+@st.composite
+def documents(draw: st.DrawFn) -> tuple[str, list[Section]]:
+    text = draw(TEXT)
+    breaks = [found.end() for found in re.finditer(r"\s", text)] or [0]
+    ends = sorted(draw(st.sets(st.sampled_from(breaks), max_size=6)) | {len(text)})
+    headings = st.sampled_from([(), ("A",), ("A", "B"), ("C",)])
+    return text, [
+        Section(start, end, draw(headings), draw(st.sampled_from([None, 1, 2])), draw(KINDS))
+        for start, end in pairwise([0, *ends])
+    ]
+
+
+KINDS = st.sampled_from(["text", "table", "code"])
+
+
+@given(documents(), st.sampled_from([None, Tokens(64)]))
+def test_chunks_of_a_structured_document_cover_it_too(
+    document: tuple[str, list[Section]], measure: Tokens | None
+) -> None:
+    text, sections = document
+    spans = chunk(text, sections, measure)
+    assert "".join(text[span.start : span.end] for span in spans) == (text if text.strip() else "")
+    assert all(text[span.start : span.end].strip() for span in spans)
+    assert all(left.end == right.start for left, right in pairwise(spans))
+    by_page = {char: part.page for part in sections for char in range(part.start, part.end)}
+    for span in spans:
+        visible = {by_page[at] for at in range(span.start, span.end) if not text[at].isspace()}
+        assert visible == {span.page}
+
+
+def test_a_chunk_ends_with_its_page_and_its_heading() -> None:
+    text = "# One\n\n" + "first " * 30 + "\n\n## Two\n\n" + "second " * 30 + "third " * 5
+    two, third = text.index("## Two"), text.index("third")
+    spans = chunk(
+        text,
+        [
+            Section(0, two, ("One",), 1),
+            Section(two, third, ("One", "Two"), 1),
+            Section(third, len(text), ("One", "Two"), 2),
+        ],
+    )
+    assert [(span.start, span.page, span.context) for span in spans] == [
+        (0, 1, "One"),
+        (two, 1, "One > Two"),
+        (third, 2, "One > Two"),
+    ]
+
+
+def test_a_heading_without_a_text_stays_with_what_follows_it() -> None:
+    text = "# One\n\n## Two\n\n" + "word " * 40
+    two = text.index("## Two")
+    spans = chunk(text, [Section(0, two, ("One",)), Section(two, len(text), ("One", "Two"))])
+    assert [(span.start, span.end) for span in spans] == [(0, len(text))]
+
+
+def test_code_is_cut_before_a_definition_and_a_table_between_rows() -> None:
+    function = "def name():\n" + "    call(some, words, here)\n" * 9 + "\n"
+    code = function * 9
+    for span in chunk(code, [Section(0, len(code), kind="code")]):
+        assert code[span.start : span.end].startswith("def name")
+    table = '"a, b","c. d",e\n' * 200
+    for span in chunk(table, [Section(0, len(table), kind="table")]):
+        assert table[span.start : span.end].startswith('"a, b"')
+
+
+def test_long_headings_leave_the_chunk_its_own_words() -> None:
+    [span] = chunk("text", [Section(0, 4, ("x" * 500, "inner\nmost"))])
+    assert span.context.endswith(" > inner most")
+    assert len(span.context) == 160
+
+
+@given(TEXT.filter(lambda text: not re.search(r"\w{20}", text)), st.integers(64, 200))
+def test_tokens_are_never_more_than_promised(text: str, most: int) -> None:
+    for span in chunk(text, measure=Tokens(most)):
+        assert count_tokens(text[span.start : span.end].strip()) <= most
+
+
+def test_tokens_fill_a_chunk() -> None:
+    text = "The isthmus joins two lands. " * 300
+    counts = [
+        count_tokens(text[span.start : span.end]) for span in chunk(text, measure=Tokens(200))
+    ]
+    assert all(180 <= count <= 200 for count in counts[:-1])
