@@ -34,7 +34,7 @@ from mcp_server.services import Services
 from mcp_server.services.agent_work import AgentWork
 from mcp_server.services.agents import AgentService
 from mcp_server.services.changes import ChangeService
-from mcp_server.services.kv import KvService
+from mcp_server.services.kv import KvService, keeping_kv
 from mcp_server.services.models import ModelService
 from mcp_server.services.objects import ObjectService, collecting
 from mcp_server.services.run_engine import open_runs, run_stores
@@ -104,6 +104,7 @@ async def open_runtime(
 
         objects = ObjectService(operations, control, engines.blobs)
         await stack.enter_async_context(collecting(control, engines.blobs))
+        await stack.enter_async_context(keeping_kv(control, settings.undo_days))
         stores = run_stores(engines.runs, engines.heartbeat, settings.run_redact)
         runs = await stack.enter_async_context(
             open_runs(operations, control, stores, engines.wake, settings.run_ttl_days.seconds)
@@ -115,7 +116,7 @@ async def open_runtime(
             ),
             changes=ChangeService(operations, control),
             keys=keys,
-            kv=KvService(operations, control),
+            kv=KvService(operations, control, undo_days=settings.undo_days),
             models=ModelService(operations, engines.router),
             objects=objects,
             runs=runs,
@@ -152,9 +153,12 @@ async def open_runtime(
                 marks=[services.sql],
             )
         )
-        if slots:
+        if worker:
             await stack.enter_async_context(
-                keeping_standing(services.schedules, services.triggers, engines.wake)
+                keeping_standing(
+                    *(services.schedules, services.triggers, engines.wake),
+                    keeper=lambda: worker.keeper,
+                )
             )
         yield Runtime(
             settings=settings,

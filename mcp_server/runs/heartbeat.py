@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 
 from mcp_server.runs.intervals import Timing
-from mcp_server.runs.leases import Leases
+from mcp_server.runs.leases import Leases, Renewal
 from mcp_server.runs.outage import OUTAGE, passes
 
 logger = logging.getLogger(__name__)
@@ -17,6 +17,9 @@ _AGAIN_SECONDS = 0.2
 
 class Heartbeat:
     """`epoch` is the lease that this worker holds, None while it has none; `changed` is told of it.
+
+    `keeper` tells whether this worker does what one must do for all: it has the oldest living lease,
+    or does not know yet. For some seconds it may be nobody, or two, which is harmless.
 
     What the database says counts; this process's own clock, which never jumps, only tells when to
     ask it again.
@@ -31,6 +34,7 @@ class Heartbeat:
         changed: Callable[[int | None], None],
     ) -> None:
         self.epoch: int | None = None
+        self.keeper = True
         self._leases = leases
         self._worker, self._slots = worker, slots
         self._timing = timing
@@ -74,16 +78,17 @@ class Heartbeat:
             await asyncio.sleep(_AGAIN_SECONDS if again else self._timing.heartbeat)
 
     async def _beat(self) -> None:
-        asked, left = self._clock(), 0.0
+        asked, renewal = self._clock(), Renewal(0.0, keeper=True)
         if self.epoch is None:
             self.epoch = await self._leases.take(self._worker, self._slots)
             self._sure_until = asked + self._timing.lease
             self._changed(self.epoch)
-        elif (left := await self._leases.renew(self.epoch)) is None:
+        elif (renewal := await self._leases.renew(self.epoch)) is None:
             logger.warning("a worker was silent for too long: others take over what it held")
             self.epoch = self._steady_since = None
             self._changed(None)
             return
-        if self._steady_since is None or asked > self._sure_until or left < 0:
+        self.keeper = renewal.keeper
+        if self._steady_since is None or asked > self._sure_until or renewal.left < 0:
             self._steady_since = asked
         self._sure_until = asked + self._timing.lease

@@ -6,6 +6,8 @@ once somebody did, its epoch holds nothing, for ever.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from sqlalchemy import BigInteger, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -15,6 +17,9 @@ from mcp_server.storage.sql.schema import encode_json
 
 LEASE_SECONDS = 10.0
 HEARTBEAT_SECONDS = 2.0
+# A worker that has not renewed its lease for this part of it, one heartbeat and a half, keeps nothing
+# for the others any more.
+FRESH = 0.3
 # So often in a row a run may take its worker down without a step finished in between.
 MAX_STRIKES = 5
 
@@ -37,7 +42,10 @@ _RENEW = text(
         where epoch = :epoch and expires_at > '-infinity' for no key update)
     update run_leases set expires_at = clock_timestamp() + make_interval(secs => :seconds)
     from before where run_leases.epoch = before.epoch
-    returning extract(epoch from before.expires_at - clock_timestamp())::float
+    returning extract(epoch from before.expires_at - clock_timestamp())::float as left,
+        not exists (
+            select from run_leases as others where others.epoch < :epoch and others.expires_at >
+                clock_timestamp() + make_interval(secs => :fresh)) as keeper
     """
 ).bindparams(_EPOCH)
 # `-infinity` marks a lease of which a part was taken: it cannot be renewed or claim any more. Whoever
@@ -100,6 +108,17 @@ _TOLD = {
 }
 
 
+class Renewal(NamedTuple):
+    """`left`: the seconds that the lease had left, less than 0 if it had expired.
+
+    `keeper`: no worker with an older lease has renewed it lately, so it is upon this one to do what
+    one of them must do for all.
+    """
+
+    left: float
+    keeper: bool
+
+
 class Leases:
     """The leases of every worker; `seconds` is how long one holds without being renewed."""
 
@@ -117,14 +136,12 @@ class Leases:
         async with self._at_once.connect() as connection:
             return (await connection.execute(_TAKE, given)).scalar_one()
 
-    async def renew(self, epoch: int) -> float | None:
-        """Hold the lease for another while; None if it was taken away.
-
-        Return how many seconds it had left, less than 0 if it had expired.
-        """
-        given = {"epoch": epoch, "seconds": self._seconds}
+    async def renew(self, epoch: int) -> Renewal | None:
+        """Hold the lease for another while; None if it was taken away."""
+        given = {"epoch": epoch, "seconds": self._seconds, "fresh": self._seconds * (1 - FRESH)}
         async with self._at_once.connect() as connection:
-            return await connection.scalar(_RENEW, given)
+            row = (await connection.execute(_RENEW, given)).first()
+        return None if row is None else Renewal(row.left, row.keeper)
 
     async def give_up(self, epoch: int) -> list[str]:
         """End a lease; return the runs that it still held, which are queued again."""

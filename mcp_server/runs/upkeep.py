@@ -1,4 +1,4 @@
-"""What every worker does for all runs: takes over from the dead, ends what is out of time, tidies what has ended."""
+"""What one worker does for all runs: takes over from the dead, ends what is out of time, tidies what has ended."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class Upkeep:
-    """Any number of workers may do the same at once; `tell` is called when something changed."""
+    """The keeper's work; several may do the same at once. `tell` is called when something changed."""
 
     def __init__(
         self,
@@ -33,6 +33,8 @@ class Upkeep:
 
     async def sweep(self) -> None:
         """End the runs of dead keys and those past their time, and take leases that expired away."""
+        if not self._heartbeat.keeper:
+            return
         changed = [*await self._sweep.dead_keys(), *await self._sweep.expire()]
         epoch = self._heartbeat.epoch
         if epoch is not None and self._heartbeat.steady():
@@ -45,6 +47,8 @@ class Upkeep:
 
     async def tidy(self) -> None:
         """Compact the events of runs that have ended, and delete what nobody may want any more."""
+        if not self._heartbeat.keeper:
+            return
         try:
             await self._sweep.compact(self._marks.close)
         except Unavailable as error:

@@ -12,6 +12,10 @@ from mcp_server.runs.queue import RunQueue
 logger = logging.getLogger(__name__)
 
 
+# With nothing in hand there is nothing to stop: only a claim whose answer got lost is looked for.
+IDLE_TURNS = 4
+
+
 class Holder(Protocol):
     """What is held, and when."""
 
@@ -33,11 +37,13 @@ class Watch:
         self._queue = queue
         self._holder = holder
         self._epoch = epoch
+        self._turns = 0
 
     async def look(self) -> None:
         """Stop what is cancelled or not ours any more, and hand back what nobody executes."""
         epoch, before, claims = self._epoch(), dict(self._holder.attempts), self._holder.claims
-        if epoch is None:
+        self._turns += 1
+        if epoch is None or (not before and self._turns % IDLE_TURNS):
             return
         ours = await self._queue.held(epoch)
         for run, attempt in before.items():

@@ -70,6 +70,11 @@ class Worker:
         """The runs that this worker executes now."""
         return frozenset(self.attempts)
 
+    @property
+    def keeper(self) -> bool:
+        """Whether it is upon this worker to do what one must do for all."""
+        return self._heartbeat.keeper
+
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
         """Claim and execute while the context is open; then hand back what has not ended."""

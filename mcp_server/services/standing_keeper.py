@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 from mcp_server.runs.loops import forever
@@ -21,19 +21,28 @@ LEAST_NEWS_SECONDS = 0.2
 
 @asynccontextmanager
 async def keeping_standing(
-    schedules: ScheduleService, triggers: TriggerService, wake: Wake
+    schedules: ScheduleService,
+    triggers: TriggerService,
+    wake: Wake,
+    keeper: Callable[[], bool] = lambda: True,
 ) -> AsyncGenerator[None]:
-    """Fire schedules and triggers while the context is open; any number of processes may do so at once."""
+    """Fire schedules and triggers while the context is open, whenever this process is the keeper.
+
+    Any number of processes may do so at once; one spares the others the questions.
+    """
 
     async def fire_due() -> None:
-        await schedules.fire_due()
+        if keeper():
+            await schedules.fire_due()
 
     async def fire_triggers() -> None:
-        await triggers.fire()
+        if keeper():
+            await triggers.fire()
 
     async def stop_dead() -> None:
-        await schedules.stop_dead()
-        await triggers.stop_dead()
+        if keeper():
+            await schedules.stop_dead()
+            await triggers.stop_dead()
 
     with wake.listening("journal") as news:
         turns = (

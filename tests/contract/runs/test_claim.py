@@ -192,7 +192,9 @@ async def test_a_claim_costs_the_same_however_long_the_queue_is(
     rows: Rows, control: AsyncEngine
 ) -> None:
     async with control.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-        await connection.execute(text("vacuum runs"))  # the pages of what others deleted do not count
+        await connection.execute(
+            text("vacuum runs")
+        )  # the pages of what others deleted do not count
     small = (await others(rows, 1))[0]
     await flood(small, 20)
     epoch = await rows.take()

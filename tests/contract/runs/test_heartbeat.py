@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from mcp_server.runs.heartbeat import Heartbeat
+from mcp_server.runs.leases import Renewal
 from tests.contract.runs.engine import QUICK
 from tests.contract.runs.rows import Rows
 
@@ -18,7 +19,7 @@ async def test_a_defect_in_one_beat_does_not_end_the_heart(
     original = rows.leases.renew
     beats = 0
 
-    async def renew(epoch: int) -> float | None:
+    async def renew(epoch: int) -> Renewal | None:
         nonlocal beats
         beats += 1
         if beats == 1:

@@ -61,12 +61,12 @@ async def test_nothing_is_taken_when_time_has_jumped_for_all(rows: Rows) -> None
     await rows.silence(epoch)
     await rows.silence(other)
     assert run.id not in await rows.leases.reap(other)
-    left = await rows.leases.renew(other)
-    assert left is not None
-    assert left < 0
-    left = await rows.leases.renew(epoch)
-    assert left is not None
-    assert left < 0
+    renewal = await rows.leases.renew(other)
+    assert renewal is not None
+    assert renewal.left < 0
+    renewal = await rows.leases.renew(epoch)
+    assert renewal is not None
+    assert renewal.left < 0
     assert run.id not in await rows.leases.reap(other)
     await rows.silence(epoch)
     assert run.id in await rows.leases.reap(other)
@@ -237,3 +237,26 @@ async def test_a_step_finished_between_deaths_clears_them(rows: Rows) -> None:
     for _ in range(MAX_STRIKES):
         await die(rows, run.id)
     assert (await rows.load(run)).status == "queued"
+
+
+async def test_the_oldest_living_lease_keeps_things_for_all(rows: Rows) -> None:
+    """Fifty processes on one machine must not all ask the same questions twenty times a second."""
+    leases = Leases(rows.control, record, seconds=1e6)  # nobody else's lease is as fresh as these
+    older, younger = [await leases.take("tester", 1) for _ in range(2)]
+    rows.taken += [older, younger]
+
+    async def keepers() -> list[bool]:
+        renewed = [await leases.renew(epoch) for epoch in (older, younger)]
+        return [renewal is not None and renewal.keeper for renewal in renewed]
+
+    assert await keepers() == [True, False]
+    await leases.give_up(older)
+    renewal = await leases.renew(younger)
+    assert renewal is not None
+    assert renewal.keeper
+    await rows.silence(younger)
+    next_one = await leases.take("tester", 1)
+    rows.taken.append(next_one)
+    renewal = await leases.renew(next_one)
+    assert renewal is not None
+    assert renewal.keeper  # whoever is silent keeps nothing
