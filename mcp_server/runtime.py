@@ -93,7 +93,7 @@ async def open_runtime(
         control = engines.control
         audit = Audit()
         await stack.enter_async_context(audit.writing(control))
-        await stack.enter_async_context(journal.keeping_partitions(control))
+        await stack.enter_async_context(journal.keeping_partitions(control, settings.journal_days))
         keys = KeyService(control, settings.api_key)
         operations = Operations(limits, audit, keys.rate_of, lambda: engines.wake.send("journal"))
         # The bus stands above the services, and runs call tools through it: it is bound below.
@@ -102,8 +102,10 @@ async def open_runtime(
         async def list_tools(principal: Principal) -> list[ToolSpec]:
             return await late[0].list_tools(principal)
 
-        objects = ObjectService(operations, control, engines.blobs)
-        await stack.enter_async_context(collecting(control, engines.blobs))
+        objects = ObjectService(operations, control, engines.blobs, settings.undo_days)
+        await stack.enter_async_context(
+            collecting(control, engines.blobs, undo_days=settings.undo_days)
+        )
         await stack.enter_async_context(keeping_kv(control, settings.undo_days))
         stores = run_stores(engines.runs, engines.heartbeat, settings.run_redact)
         runs = await stack.enter_async_context(

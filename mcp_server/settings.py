@@ -81,6 +81,8 @@ class Settings(BaseSettings):
     run_concurrency: int = Field(default=8, ge=1, le=256)
     # How long what was overwritten or deleted can be brought back; 0 keeps nothing.
     undo_days: float = Field(default=7.0, ge=0, le=MOST_DAYS)
+    # How long `changes` can go back.
+    journal_days: float = Field(default=90.0, ge=1, le=MOST_DAYS)
     max_object_bytes: int = Field(default=64 * 1024**3, gt=0)
     # Hosts, HOST:PORT or networks that URLs given by callers may reach though they are not public.
     fetch_allow: CommaList = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, false, func, or_
+from sqlalchemy import ColumnElement, and_, false, func, not_, or_
 from sqlalchemy.ext.asyncio import AsyncEngine
 from typing_extensions import TypedDict
 
@@ -53,13 +53,16 @@ class ChangeService:
     ) -> ChangePage:
         """Return the changes after a position, oldest first; call again with `next_after`.
 
+        A `uri` in the filter that ends in `*` is a prefix, for `eq` and `ne`.
+
         Raises:
-            InvalidInput: the position, the limit or the filter does not fit.
+            InvalidInput: the position, the limit or the filter does not fit, or what followed the
+                position is not kept any more.
         """
         size = names.page_size(limit)
         where = _visible(principal)
         if filter is not None:
-            where = where & filters.compile(filters.parse(filter), _column)
+            where = where & _condition(filters.parse(filter))
         async with self._operation(principal, "read", "tool://changes"):
             rows, last = await journal.read(self._control, principal.tenant, after, size, where)
         return ChangePage(items=[_change(row) for row in rows], next_after=last)
@@ -74,6 +77,17 @@ def _visible(principal: Principal) -> ColumnElement[bool]:
         func.starts_with(uri, item[:-1]) if item.endswith("*") else uri == item for item in granted
     ]
     return or_(false(), *conditions)
+
+
+def _condition(node: filters.Filter) -> ColumnElement[bool]:
+    if isinstance(node, filters.Compound):
+        parts = [_condition(item) for item in node.filters]
+        return and_(*parts) if node.type == "and" else or_(*parts)
+    value = node.value
+    if node.key == "uri" and node.type in {"eq", "ne"} and str(value).endswith("*"):
+        begins = func.starts_with(schema.journal.c.uri, str(value)[:-1])
+        return begins if node.type == "eq" else not_(begins)
+    return filters.compile(node, _column)
 
 
 def _column(key: str) -> ColumnElement[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -12,6 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from mcp_server import journal
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import InvalidInput
+from mcp_server.operation import Operations
+from mcp_server.services.changes import ChangeService
+from mcp_server.storage.sql import schema
 
 
 async def write(tx: AsyncConnection, principal: Principal, uri: str) -> None:
@@ -117,3 +120,86 @@ async def test_everything_new_is_seen_from_the_end_on(
     assert (principal.tenant, "kv://d/new") in changes
     again, _ = await journal.read_everything(control, position, 100)
     assert (principal.tenant, "kv://d/new") not in again
+
+
+async def entry_of_old(control: AsyncEngine, principal: Principal, day: date, uri: str) -> None:
+    """Write an entry as if that day were today."""
+    query = text(
+        "insert into journal (tenant, subject, verb, uri, at) values (:t, 's', 'write', :u, :d)"
+    )
+    async with control.begin() as tx:
+        await tx.execute(query, {"t": principal.tenant, "u": uri, "d": day})
+
+
+async def test_whole_old_days_are_forgotten_and_who_missed_them_is_told(
+    control: AsyncEngine, principal: Principal, stranger: Principal
+) -> None:
+    today = datetime.now(UTC).date()
+    await journal.ensure_partitions(control, today - timedelta(days=9))
+    before = f"{(await journal.end(control))[0]}.0"
+    for back, name in ((30, "no day of its own"), (9, "old"), (8, "old too"), (0, "new")):
+        day = today - timedelta(days=back)
+        await entry_of_old(control, principal, day, f"kv://d/{name}")
+    await entry_of_old(control, stranger, today, "kv://d/theirs")
+    seen, position = await uris(control, principal, before)
+    assert len(seen) == 4
+    assert await journal.drop_old(control, 20) == 0
+    assert (await uris(control, principal, None))[0] == seen[1:]
+    assert await journal.drop_old(control, 7) == 2
+    assert await journal.drop_old(control, 7) == 0
+    assert (await uris(control, principal, None))[0] == ["kv://d/new"]
+    with pytest.raises(InvalidInput, match=r"not kept any more .*JOURNAL_DAYS"):
+        await uris(control, principal, before)
+    # Who had read them, or had none to read, misses nothing.
+    assert (await uris(control, principal, position))[0] == []
+    assert (await uris(control, stranger, before))[0] == ["kv://d/theirs"]
+
+
+async def test_a_reader_whose_filter_fits_nothing_goes_forward_all_the_same(
+    control: AsyncEngine, principal: Principal
+) -> None:
+    async with control.begin() as tx:
+        for number in range(5):
+            await write(tx, principal, f"kv://d/{number}")
+    rows, position = await journal.read(
+        control, principal.tenant, None, 10, schema.journal.c.uri == "kv://d/other"
+    )
+    assert rows == []
+    assert (await uris(control, principal, position))[0] == []
+    async with control.begin() as tx:
+        await write(tx, principal, "kv://d/later")
+    assert (await uris(control, principal, position))[0] == ["kv://d/later"]
+
+
+@pytest.mark.parametrize(
+    ("filter", "found"),
+    [
+        ({"type": "eq", "key": "uri", "value": "kv://a/*"}, ["kv://a/1", "kv://a/2"]),
+        ({"type": "ne", "key": "uri", "value": "kv://a/*"}, ["kv://b/1"]),
+        ({"type": "eq", "key": "uri", "value": "kv://a/1"}, ["kv://a/1"]),
+        ({"type": "eq", "key": "verb", "value": "write"}, ["kv://a/1", "kv://a/2", "kv://b/1"]),
+        ({"type": "eq", "key": "run", "value": "run_1"}, []),
+        (
+            {
+                "type": "or",
+                "filters": [
+                    {"type": "eq", "key": "uri", "value": "kv://b*"},
+                    {"type": "eq", "key": "uri", "value": "kv://a/2"},
+                ],
+            },
+            ["kv://a/2", "kv://b/1"],
+        ),
+    ],
+)
+async def test_changes_are_found_by_uri_prefix_verb_and_run(
+    control: AsyncEngine,
+    operations: Operations,
+    principal: Principal,
+    filter: dict[str, Any],  # noqa: A002
+    found: list[str],
+) -> None:
+    async with control.begin() as tx:
+        for uri in ("kv://a/1", "kv://a/2", "kv://b/1"):
+            await write(tx, principal, uri)
+    page = await ChangeService(operations, control).list(principal, filter=filter)
+    assert [item["uri"] for item in page["items"]] == found

@@ -1,4 +1,4 @@
-"""Units of work that span the control database and the tenants' own."""
+"""The order of the journal and its oldest days; units of work that span the control database and the tenants' own."""
 
 from __future__ import annotations
 
@@ -16,6 +16,15 @@ STATEMENTS = (
     alter table journal alter column xid set default greatest(
         pg_current_xact_id(),
         (pg_snapshot_xmax(pg_current_snapshot())::text::bigint - 1)::text::xid8)
+    """,
+    # For those who follow every tenant's entries.
+    "create index journal_everything on journal (xid, seq)",
+    """
+    create table journal_floors (
+        tenant text primary key references tenants (name) on delete cascade,
+        xid xid8 not null,
+        seq bigint not null
+    )
     """,
 )
 

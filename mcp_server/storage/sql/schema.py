@@ -120,6 +120,15 @@ journal = Table(
     at("at"),
 )
 
+# The newest entry of each tenant that the journal does not hold any more.
+journal_floors = Table(
+    "journal_floors",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("xid", Xid8, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+)
+
 audit = Table(
     "audit",
     metadata,
@@ -158,12 +167,16 @@ objects = Table(
     Column("etag", Text, nullable=False),
     Column("sha256", Text, nullable=False),
     Column("content_type", Text, nullable=False),
+    # Several objects may share one: a copy moves no bytes.
     Column("blob", Text, nullable=False),
     Column("version", BigInteger, nullable=False),
+    Column("metadata", JSONB, nullable=False),
+    Column("tags", JSONB, nullable=False),
     at("created_at"),
+    at("updated_at"),
 )
 
-# Blobs that no manifest row names any more: the collector deletes the payload, then the row.
+# Blobs that a manifest row ceased to name: the collector deletes the payload if none names it, then the row.
 garbage_blobs = Table(
     "garbage_blobs",
     metadata,
@@ -180,6 +193,12 @@ vector_stores = Table(
     Column("embedding_model", Text, nullable=False),
     Column("dimensions", Integer, nullable=False),
     at("created_at"),
+    # The engine that holds the vectors; within this database, in which shard, and how it is indexed.
+    Column("engine", Text, nullable=False),
+    Column("shard", Integer, nullable=False),
+    Column("index_state", Text, nullable=False),
+    Column("measured_chunks", BigInteger, nullable=False),
+    at("measured_at", nullable=True),
 )
 
 documents = Table(
@@ -193,6 +212,10 @@ documents = Table(
     Column("chunks", Integer, nullable=False),
     Column("version", BigInteger, nullable=False),
     at("created_at"),
+    Column("title", Text),
+    Column("source", Text),
+    Column("media_type", Text),
+    at("updated_at"),
 )
 
 # The bodies of a document's chunks, one after the other, are its text.
@@ -208,12 +231,16 @@ chunks = Table(
     # Offsets in characters of the document's text, end exclusive.
     Column("start_at", Integer, nullable=False),
     Column("end_at", Integer, nullable=False),
+    Column("page", Integer),
+    Column("heading", Text),
 )
 
-# What the vector engine of this database holds; another engine holds the same under the same ids.
+# Tokens and vectors of chunks. An engine of its own holds the vectors under the same ids and leaves the
+# embedding out here; the tokens stay, since they count how rare a word is.
 chunk_vectors = Table(
     "chunk_vectors",
     metadata,
+    Column("shard", Integer, primary_key=True),
     Column("id", BigInteger, primary_key=True),
     Column("store", Text, nullable=False),
     Column("document", Text(collation="C"), nullable=False),
@@ -221,7 +248,8 @@ chunk_vectors = Table(
     Column("tokens", TSVECTOR, nullable=False),
     # The number of tokens, repeats counted: BM25's document length.
     Column("length", Integer, nullable=False),
-    Column("embedding", Vector, nullable=False),
+    Column("embedding", Vector),
+    Column("generation", BigInteger),
 )
 
 agents = Table(
