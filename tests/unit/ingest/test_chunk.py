@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from itertools import pairwise
+from typing import get_args
 
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mcp_server.ingest.chunk import chunk
 from mcp_server.ingest.measure import Tokens, Words, count_tokens
-from mcp_server.ingest.parsed import Section
+from mcp_server.ingest.parsed import Kind, Section
 
 MAX_CHARACTERS = Words().most_characters
 
@@ -106,7 +107,7 @@ def documents(draw: st.DrawFn) -> tuple[str, list[Section]]:
     ]
 
 
-KINDS = st.sampled_from(["text", "table", "code"])
+KINDS = st.sampled_from(get_args(Kind))
 
 
 @given(documents(), st.sampled_from([None, Tokens(64)]))
