@@ -7,7 +7,14 @@ from typing import Annotated
 from pydantic import Field
 
 from mcp_server.plugins import Call, tool
-from mcp_server.services.objects import ObjectContent, ObjectDeleted, ObjectInfo, ObjectPage
+from mcp_server.services.objects import (
+    ObjectContent,
+    ObjectDeleted,
+    ObjectInfo,
+    ObjectPage,
+    ObjectStat,
+    VersionPage,
+)
 
 
 @tool(verb="write")
@@ -22,6 +29,8 @@ async def object_put(
         str | None, Field(description="*: only if absent; an etag: only if another")
     ] = None,
     if_match: Annotated[str | None, Field(description="only if this is its etag")] = None,
+    metadata: dict[str, str] | None = None,
+    tags: dict[str, str] | None = None,
 ) -> ObjectInfo:
     """Store an object."""
     return await call.services.objects.put(
@@ -33,6 +42,8 @@ async def object_put(
         content_type=content_type,
         if_match=if_match,
         if_none_match=if_none_match,
+        metadata=metadata,
+        tags=tags,
         idempotency_key=call.key,
     )
 
@@ -46,10 +57,32 @@ async def object_get(
         list[int] | None,
         Field(description="[first, last] bytes, inclusive", min_length=2, max_length=2),
     ] = None,
+    version: Annotated[int | None, Field(description="an earlier one of object_versions")] = None,
 ) -> ObjectContent:
     """Get an object: text as text, other bytes as base64."""
-    return await call.services.objects.get(
-        call.principal, bucket, key, range=None if range is None else (range[0], range[1])
+    span = None if range is None else (range[0], range[1])
+    return await call.services.objects.get(call.principal, bucket, key, range=span, version=version)
+
+
+@tool(verb="read", read_only=True, destructive=False)
+async def object_stat(
+    call: Call, key: str, bucket: str = "default", version: int | None = None
+) -> ObjectStat:
+    """Get all that is known of an object but its bytes: sha256, version, metadata, tags, times."""
+    return await call.services.objects.stat(call.principal, bucket, key, version=version)
+
+
+@tool(verb="read", read_only=True, destructive=False)
+async def object_versions(
+    call: Call,
+    key: str,
+    bucket: str = "default",
+    limit: int | None = None,
+    cursor: str | None = None,
+) -> VersionPage:
+    """List an object's versions, newest first: the present one, and earlier ones as long as they are kept."""
+    return await call.services.objects.versions(
+        call.principal, bucket, key, limit=limit, cursor=cursor
     )
 
 
@@ -71,6 +104,64 @@ async def object_list(
 
 
 @tool(verb="write")
-async def object_delete(call: Call, key: str, bucket: str = "default") -> ObjectDeleted:
+async def object_copy(
+    call: Call,
+    key: str,
+    to_key: str,
+    bucket: str = "default",
+    to_bucket: Annotated[str | None, Field(description="by default the same")] = None,
+    version: Annotated[int | None, Field(description="of the source")] = None,
+    source_if_match: Annotated[
+        str | None, Field(description="only if this is the source's etag")
+    ] = None,
+    if_none_match: Annotated[
+        str | None, Field(description="*: only if the target is absent; an etag: only if another")
+    ] = None,
+    if_match: Annotated[str | None, Field(description="only if this is the target's etag")] = None,
+) -> ObjectInfo:
+    """Copy an object, or an earlier version of it, with metadata and tags; no bytes move."""
+    return await call.services.objects.copy(
+        call.principal,
+        bucket,
+        key,
+        to_bucket or bucket,
+        to_key,
+        version=version,
+        source_if_match=source_if_match,
+        if_match=if_match,
+        if_none_match=if_none_match,
+        idempotency_key=call.key,
+    )
+
+
+@tool(verb="write")
+async def object_tag(
+    call: Call,
+    key: str,
+    bucket: str = "default",
+    metadata: Annotated[
+        dict[str, str] | None, Field(description="replaces all; left out: stays")
+    ] = None,
+    tags: dict[str, str] | None = None,
+    if_match: str | None = None,
+) -> ObjectInfo:
+    """Replace an object's metadata or tags: a new version with the same bytes."""
+    return await call.services.objects.tag(
+        call.principal,
+        bucket,
+        key,
+        metadata=metadata,
+        tags=tags,
+        if_match=if_match,
+        idempotency_key=call.key,
+    )
+
+
+@tool(verb="write")
+async def object_delete(
+    call: Call, key: str, bucket: str = "default", if_match: str | None = None
+) -> ObjectDeleted:
     """Delete an object."""
-    return await call.services.objects.delete(call.principal, bucket, key, idempotency_key=call.key)
+    return await call.services.objects.delete(
+        call.principal, bucket, key, if_match=if_match, idempotency_key=call.key
+    )

@@ -17,7 +17,7 @@ MAX_PAGE = 1000
 
 # Controls reorder or hide text in a terminal or a dashboard; a key needs none of them.
 _FORBIDDEN_CATEGORIES = {"Cc", "Cs", "Zl", "Zp"}
-_BIDI = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def container(value: str, param: str) -> str:

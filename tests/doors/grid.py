@@ -50,6 +50,13 @@ NEEDS: dict[str, tuple[Need, ...]] = {
     "object_put": (("write", "object://default/door/put.txt"),),
     "object_get": (("read", "object://default/door/get.txt"),),
     "object_list": (("read", Listing("object://default/door-list/")),),
+    "object_stat": (("read", "object://default/door/stat.txt"),),
+    "object_versions": (("read", "object://default/door/stat.txt"),),
+    "object_copy": (
+        ("read", "object://default/door/stat.txt"),
+        ("write", "object://default/door/copy.txt"),
+    ),
+    "object_tag": (("write", "object://default/door/tag.txt"),),
     "object_delete": (("write", "object://default/door-absent"),),
     "vector_add": (("write", "vector://door/d1"),),
     "vector_search": (("read", Listing("vector://door/")),),

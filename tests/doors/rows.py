@@ -71,6 +71,12 @@ TOOLS: dict[str, Row] = {
         ({"sql": "select pg_read_file('/etc/passwd')"}, "^(forbidden|invalid_input): "),
         (TABLE, ONE_ROW),
     ),
+    "sql_explain": Row(
+        {"sql": "select a from door_t where a = $1", "params": ["1"]},
+        {"analyzed": False, "milliseconds": None},
+        ({"sql": "drop table door_t"}, "^invalid_input: sql: DROP has no plan"),
+        (TABLE, ONE_ROW),
+    ),
     "sql_schema": Row(
         {"pattern": "door_t"},
         {},
@@ -104,6 +110,26 @@ TOOLS: dict[str, Row] = {
     "object_list": Row(
         {"prefix": "door-list/"}, {"next_cursor": None}, ({"limit": 100000}, "^invalid_input: limit"),
         (("object_put", {"key": "door-list/a", "text": "a"}),),
+    ),
+    "object_stat": Row(
+        {"key": "door/stat.txt"},
+        {"key": "door/stat.txt", "size": 5, "metadata": {}, "tags": {"a": "b"}, "replaced_at": None,
+         "sha256": "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"},
+        ({"key": "absent"}, "^not_found: "),
+        (("object_put", {"key": "door/stat.txt", "text": "hello", "tags": {"a": "b"}}),),
+    ),
+    "object_versions": Row(
+        {"key": "door/stat.txt", "limit": 1}, {}, ({"key": "absent"}, "^not_found: "),
+        (("object_put", {"key": "door/stat.txt", "text": "hello", "tags": {"a": "b"}}),),
+    ),
+    "object_copy": Row(
+        {"key": "door/stat.txt", "to_key": "door/copy.txt"}, {"key": "door/copy.txt", "size": 5},
+        ({"if_none_match": "*"}, "^conflict: the object exists, etag is "),
+        (("object_put", {"key": "door/stat.txt", "text": "hello", "tags": {"a": "b"}}),),
+    ),
+    "object_tag": Row(
+        {"key": "door/tag.txt", "tags": {"a": "b"}}, {"key": "door/tag.txt", "size": 5},
+        ({"key": "absent"}, "^not_found: "), (("object_put", {"key": "door/tag.txt", "text": "hello"}),),
     ),
     "object_delete": Row({"key": "door-absent"}, {"deleted": False}, ({"key": "../x"}, "^invalid_input: key")),
     "vector_add": Row(

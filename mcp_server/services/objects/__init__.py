@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from mcp_server.services.objects.collector import Schedule, collecting
 from mcp_server.services.objects.manifest import blob_namespace
-from mcp_server.services.objects.service import (
+from mcp_server.services.objects.service import ObjectService
+from mcp_server.services.objects.shapes import (
     CommonPrefix,
     ObjectContent,
     ObjectDeleted,
     ObjectInfo,
     ObjectPage,
-    ObjectService,
+    ObjectStat,
+    VersionPage,
 )
 
 __all__ = [
@@ -20,7 +22,9 @@ __all__ = [
     "ObjectInfo",
     "ObjectPage",
     "ObjectService",
+    "ObjectStat",
     "Schedule",
+    "VersionPage",
     "blob_namespace",
     "collecting",
 ]

@@ -15,27 +15,31 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mcp_server.errors import AppError
+from mcp_server.services.objects.versions import purge_versions
 from mcp_server.storage.objects import BlobStore
 
 logger = logging.getLogger(__name__)
 
 BATCH = 500
 
-# `named` guards the one case in which garbage is none: a process that stood still between its put and
-# its commit for longer than the orphan age, so that a sweep took its blob for an orphan.
+# Garbage is named if another row shares the blob, which then discards it again when it goes itself; and
+# if a process stood still between its put and its commit so long that a sweep took it for an orphan.
 _DUE = text(
     """
-    select blob, exists (select from objects where objects.blob = garbage_blobs.blob) as named
+    select blob, since, blob_is_named(blob) as named
     from garbage_blobs where since < now() - make_interval(secs => :grace)
     order by since limit :batch
     """
 )
-_FORGET = text("delete from garbage_blobs where blob = any(cast(:blobs as text[]))")
+# Not what was discarded again meanwhile.
+_FORGET = text(
+    "delete from garbage_blobs where blob = any(cast(:blobs as text[])) and since <= :newest"
+)
 _MARK = text(
     """
     insert into garbage_blobs (blob)
     select found.blob from unnest(cast(:blobs as text[])) as found (blob)
-    where not exists (select from objects where objects.blob = found.blob)
+    where not blob_is_named(found.blob)
     on conflict do nothing returning blob
     """
 )
@@ -56,13 +60,17 @@ DEFAULT_SCHEDULE = Schedule()
 
 @asynccontextmanager
 async def collecting(
-    control: AsyncEngine, blobs: BlobStore, schedule: Schedule = DEFAULT_SCHEDULE
+    control: AsyncEngine,
+    blobs: BlobStore,
+    schedule: Schedule = DEFAULT_SCHEDULE,
+    undo_days: float = 0.0,
 ) -> AsyncGenerator[None]:
     """Collect while the context is open; any number of processes may do so at once.
 
-    Deleting a blob twice is harmless and keys are never used again, so nothing is locked.
+    Versions are purged that were replaced more than `undo_days` ago. Deleting a blob twice is harmless and keys are never used again, so nothing is locked.
     """
-    collector = asyncio.create_task(_collect_forever(control, blobs, schedule), name="collector")
+    work = _collect_forever(control, blobs, schedule, undo_days)
+    collector = asyncio.create_task(work, name="collector")
     try:
         yield
     finally:
@@ -70,7 +78,9 @@ async def collecting(
         await asyncio.wait({collector})
 
 
-async def _collect_forever(control: AsyncEngine, blobs: BlobStore, schedule: Schedule) -> None:
+async def _collect_forever(
+    control: AsyncEngine, blobs: BlobStore, schedule: Schedule, undo_days: float
+) -> None:
     sweep_at = time.monotonic()
     while True:
         # A pause first: a process that has just started has better things to do.
@@ -79,6 +89,7 @@ async def _collect_forever(control: AsyncEngine, blobs: BlobStore, schedule: Sch
             if time.monotonic() >= sweep_at:
                 await sweep_orphans(control, blobs, schedule.orphan_age)
                 sweep_at = time.monotonic() + schedule.sweep_every.total_seconds()
+            await purge_versions(control, undo_days)
             await collect_garbage(control, blobs, schedule.grace)
         except (AppError, SQLAlchemyError, OSError) as error:
             logger.warning("blobs are not collected now, the next round tries again: %s", error)
@@ -99,7 +110,8 @@ async def collect_garbage(control: AsyncEngine, blobs: BlobStore, grace: timedel
                 collected += 1
         # After the blobs: a crash in between costs a second, idle delete and loses none.
         async with control.begin() as tx:
-            await tx.execute(_FORGET, {"blobs": [row.blob for row in rows]})
+            seen = {"blobs": [row.blob for row in rows], "newest": rows[-1].since}
+            await tx.execute(_FORGET, seen)
 
 
 async def sweep_orphans(control: AsyncEngine, blobs: BlobStore, age: timedelta) -> int:

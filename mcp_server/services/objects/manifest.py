@@ -4,67 +4,58 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 from datetime import UTC
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, delete, func, select, update
+from sqlalchemy import Row, delete, func, null, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mcp_server.auth.principal import DEFAULT_TENANT
-from mcp_server.errors import Conflict
 from mcp_server.operation import Operation
+from mcp_server.services.objects.addresses import Address
+from mcp_server.services.objects.conditions import Guard
 from mcp_server.storage.objects import Blob
+from mcp_server.storage.sql.object_tables import object_versions
 from mcp_server.storage.sql.schema import garbage_blobs, objects, tenants
 
+# What a version keeps of the row that it was.
+_KEPT = [column.name for column in object_versions.c if column.name != "replaced_at"]
+
 
 @dataclass(frozen=True, slots=True)
-class Address:
-    """Where an object is; names are checked before one is made."""
+class Payload:
+    """What an object is, beside its name; `id` is for one that comes back under its old one."""
 
-    tenant: str
-    bucket: str
-    key: str
+    blob: str
+    size: int
+    etag: str
+    sha256: str
+    content_type: str
+    metadata: dict[str, str] = field(default_factory=dict[str, str])
+    tags: dict[str, str] = field(default_factory=dict[str, str])
+    id: str | None = None
 
-    @property
-    def uri(self) -> str:
-        return f"object://{self.bucket}/{self.key}"
+    @classmethod
+    def of_blob(
+        cls, blob: Blob, content_type: str, metadata: dict[str, str], tags: dict[str, str]
+    ) -> Payload:
+        return cls(blob.key, blob.size, blob.md5, blob.sha256, content_type, metadata, tags)
 
-    def row(self) -> ColumnElement[bool]:
-        return and_(
-            objects.c.tenant == self.tenant,
-            objects.c.bucket == self.bucket,
-            objects.c.key == self.key,
+    @classmethod
+    def of_row(cls, row: Row[Any]) -> Payload:
+        return cls(
+            *(row.blob, row.size, row.etag, row.sha256),
+            *(row.content_type, row.metadata, row.tags, row.id),
         )
 
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """What an object's ETag must or must not be for a write, as in RFC 9110; `*` is any object."""
-
-    if_match: str | None = None
-    if_none_match: str | None = None
-
-    def __bool__(self) -> bool:
-        return self.if_match is not None or self.if_none_match is not None
-
-    def check(self, etag: str | None) -> None:
-        """Judge the present object's ETag, None if there is no object.
-
-        Raises:
-            Conflict: says what is there.
-        """
-        if self.if_match is not None and (etag is None or not _names(self.if_match, etag)):
-            found = "there is no such object" if etag is None else f"etag is {etag}"
-            raise Conflict(found, param="if_match")
-        if self.if_none_match is not None and etag is not None and _names(self.if_none_match, etag):
-            raise Conflict(f"the object exists, etag is {etag}", param="if_none_match")
-
-
-def _names(condition: str, etag: str) -> bool:
-    # HTTP quotes ETags; a model that passes on what it saw does not.
-    return condition.strip() == "*" or condition.strip().removeprefix("W/").strip('"') == etag
+    def columns(self) -> dict[str, Any]:
+        """Return what is written over an object that is there: it keeps its id."""
+        columns = asdict(self)
+        del columns["id"]
+        return columns
 
 
 async def blob_namespace(control: AsyncEngine) -> str:
@@ -80,79 +71,126 @@ async def blob_namespace(control: AsyncEngine) -> str:
     return hashlib.sha256(made.astimezone(UTC).isoformat().encode()).hexdigest()[:16]
 
 
-async def find(control: AsyncEngine, at: Address) -> Row[Any] | None:
+async def find(control: AsyncEngine, at: Address, version: int | None = None) -> Row[Any] | None:
+    """Return the present row, or that of a version that is kept; with `replaced_at`."""
+    present = select(objects, null().label("replaced_at")).where(at.row())
     async with control.connect() as connection:
-        return (await connection.execute(select(objects).where(at.row()))).first()
+        if version is None:
+            return (await connection.execute(present)).first()
+        row = (await connection.execute(present.where(objects.c.version == version))).first()
+        return row or await find_version(connection, at, version)
 
 
-async def record(
-    tx: AsyncConnection,
-    op: Operation,
-    at: Address,
-    blob: Blob,
-    content_type: str,
-    condition: Condition,
+async def find_version(
+    tx: AsyncConnection, at: Address, version: int, *, hold: bool = False
+) -> Row[Any] | None:
+    """Return the row of an earlier version; `hold` keeps it from the purge until `tx` ends."""
+    here = at.row(object_versions) & (object_versions.c.version == version)
+    query = select(object_versions).where(here)
+    return (await tx.execute(query.with_for_update(read=True) if hold else query)).first()
+
+
+async def lock(tx: AsyncConnection, at: Address) -> Row[Any] | None:
+    """Return the present row, locked until `tx` ends."""
+    return (await tx.execute(select(objects).where(at.row()).with_for_update())).first()
+
+
+async def lock_all(
+    tx: AsyncConnection, addresses: Iterable[Address]
+) -> dict[Address, Row[Any] | None]:
+    """Return the present rows, locked until `tx` ends; always in one order, so that none waits for another."""
+    return {at: await lock(tx, at) for at in sorted(set(addresses))}
+
+
+async def write(
+    tx: AsyncConnection, op: Operation, at: Address, payload: Payload, guard: Guard, *, keep: bool
 ) -> Row[Any]:
-    """Make `blob` the object's content in this transaction and return the new row.
+    """Make `payload` the object in this transaction and return the new row.
+
+    `keep` keeps the version that is replaced.
 
     Raises:
-        Conflict: the object that is there, now locked, does not meet the condition.
+        Conflict: the object that is there, now locked, is not what the guard asks for.
     """
-    content = {
-        "size": blob.size,
-        "etag": blob.md5,
-        "sha256": blob.sha256,
-        "content_type": content_type,
-        "blob": blob.key,
-        "version": func.next_version(at.tenant),
-    }
     row = None
     while row is None:
-        query = select(objects).where(at.row()).with_for_update()
-        before = (await tx.execute(query)).first()
-        condition.check(None if before is None else before.etag)
+        before = await lock(tx, at)
+        guard.check(before)
         if before is None:
-            row = await _insert(tx, at, content)  # None: another writer was faster, so look again
+            row = await _insert(tx, at, payload)  # None: another writer was faster, so look again
         else:
-            row = await _replace(tx, before, content)
+            row = await _replace(tx, before, payload, keep=keep)
         if row is not None:
             prev = None if before is None else before.version
             await op.journal(tx, version=row.version, prev_version=prev)
     return row
 
 
-async def remove(tx: AsyncConnection, op: Operation, at: Address) -> bool:
-    """Delete the object in this transaction and tell whether it was there."""
-    query = delete(objects).where(at.row()).returning(objects.c.blob, objects.c.version)
-    gone = (await tx.execute(query)).first()
+async def remove(
+    tx: AsyncConnection, op: Operation, at: Address, guard: Guard, *, keep: bool
+) -> bool:
+    """Delete the object in this transaction and tell whether it was there.
+
+    Raises:
+        Conflict: the object that is there, now locked, is not what the guard asks for.
+    """
+    gone = await lock(tx, at)
+    guard.check(gone)
     if gone is None:
         return False
-    await _discard(tx, gone.blob)
+    await tx.execute(delete(objects).where(objects.c.id == gone.id))
+    await _retire(tx, gone, keep=keep)
     await op.journal(tx, verb="delete", prev_version=gone.version)
     return True
 
 
-async def _insert(tx: AsyncConnection, at: Address, content: dict[str, Any]) -> Row[Any] | None:
-    named = {"tenant": at.tenant, "bucket": at.bucket, "key": at.key}
-    identifier = f"file-{secrets.token_hex(12)}"
+async def discard(tx: AsyncConnection, blobs: Iterable[str]) -> None:
+    """Note blobs that a row ceased to name: the collector takes those that no other row names."""
+    rows = [{"blob": blob} for blob in sorted(set(blobs))]
+    if rows:
+        # A row may be there already: a sweep takes the blob of a put that lasts too long for an orphan.
+        added = insert(garbage_blobs).values(rows)
+        since = {"since": func.now()}
+        await tx.execute(added.on_conflict_do_update(index_elements=["blob"], set_=since))
+
+
+async def _insert(tx: AsyncConnection, at: Address, payload: Payload) -> Row[Any] | None:
+    named = at.columns()
     query = (
         insert(objects)
-        .values(id=identifier, **named, **content)
+        .values(
+            id=payload.id or f"file-{secrets.token_hex(12)}",
+            version=func.next_version(at.tenant),
+            **named,
+            **payload.columns(),
+        )
         .on_conflict_do_nothing(index_elements=list(named))
         .returning(objects)
     )
     return (await tx.execute(query)).first()
 
 
-async def _replace(tx: AsyncConnection, before: Row[Any], content: dict[str, Any]) -> Row[Any]:
-    query = update(objects).where(objects.c.id == before.id).values(content).returning(objects)
+async def _replace(
+    tx: AsyncConnection, before: Row[Any], payload: Payload, *, keep: bool
+) -> Row[Any]:
+    version = func.next_version(before.tenant)
+    query = (
+        update(objects)
+        .where(objects.c.id == before.id)
+        .values(version=version, updated_at=func.now(), **payload.columns())
+        .returning(objects)
+    )
     row = (await tx.execute(query)).one()
-    await _discard(tx, before.blob)
+    await _retire(tx, before, keep=keep, but=row.blob)
     return row
 
 
-async def _discard(tx: AsyncConnection, blob: str) -> None:
-    # The row may be there already: a sweep takes the blob of a put that lasts too long for an orphan.
-    added = insert(garbage_blobs).values(blob=blob)
-    since = {"since": func.now()}
-    await tx.execute(added.on_conflict_do_update(index_elements=["blob"], set_=since))
+async def _retire(
+    tx: AsyncConnection, row: Row[Any], *, keep: bool, but: str | None = None
+) -> None:
+    """Keep what is not current any more as a version, else give its blob up unless it is `but`."""
+    if keep:
+        kept = {name: getattr(row, name) for name in _KEPT}
+        await tx.execute(insert(object_versions).values(kept))
+    elif row.blob != but:
+        await discard(tx, [row.blob])

@@ -1,66 +1,45 @@
-"""The operations on objects: put, get, open as a stream, list and delete."""
+"""The operations that change objects: put, copy, tag and delete, and the drafts that they are made of."""
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import AsyncGenerator, AsyncIterable
-from typing import Any, NotRequired
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping
+from typing import cast
 
-from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncEngine
-from typing_extensions import TypedDict
 
-from mcp_server import policy
 from mcp_server.auth.principal import Principal
-from mcp_server.errors import AppError, InvalidInput, NotFound
 from mcp_server.operation import Operations
-from mcp_server.services import names
-from mcp_server.services.objects import content, manifest
-from mcp_server.services.objects.listing import Listing
-from mcp_server.services.objects.manifest import Address, Condition
+from mcp_server.services.objects import attributes, content
+from mcp_server.services.objects.addresses import address, address_of
+from mcp_server.services.objects.changes import CopyDraft, TagDraft
+from mcp_server.services.objects.conditions import Condition, Current
+from mcp_server.services.objects.drafts import (
+    DeleteDraft,
+    RecordedDraft,
+    RestoreDraft,
+    Stores,
+    WriteDraft,
+)
+from mcp_server.services.objects.manifest import Payload
+from mcp_server.services.objects.reads import ObjectReads
+from mcp_server.services.objects.shapes import ObjectDeleted, ObjectInfo
+from mcp_server.services.writes import Draft, Record, carry_out
 from mcp_server.storage.objects import BlobStore
 
-
-class ObjectInfo(TypedDict):
-    """One object; `size` in bytes, `etag` the MD5 of its bytes, `id` stays when it is overwritten."""
-
-    bucket: str
-    key: str
-    id: str
-    size: int
-    etag: str
-    content_type: str
+Texts = Mapping[str, str]
 
 
-class ObjectContent(ObjectInfo):
-    """One object with the bytes asked for: as text if they are text, else as base64."""
+class ObjectService(ObjectReads):
+    """Every method is one operation on `object://BUCKET/KEY`; `undo_days` is how long versions are kept."""
 
-    text: NotRequired[str]
-    base64: NotRequired[str]
-
-
-class CommonPrefix(TypedDict):
-    """Stands for all keys that begin with it."""
-
-    prefix: str
-
-
-class ObjectPage(TypedDict):
-    items: list[ObjectInfo | CommonPrefix]
-    next_cursor: str | None
-
-
-class ObjectDeleted(TypedDict):
-    deleted: bool
-
-
-class ObjectService:
-    """Every method is one operation on `object://BUCKET/KEY`."""
-
-    def __init__(self, operation: Operations, control: AsyncEngine, blobs: BlobStore) -> None:
-        self._operation = operation
-        self._control = control
-        self._blobs = blobs
+    def __init__(
+        self,
+        operation: Operations,
+        control: AsyncEngine,
+        blobs: BlobStore,
+        undo_days: float = 0.0,
+    ) -> None:
+        super().__init__(operation, Stores(control, blobs, keep=undo_days > 0))
 
     async def put(
         self,
@@ -73,6 +52,8 @@ class ObjectService:
         content_type: str | None = None,
         if_match: str | None = None,
         if_none_match: str | None = None,
+        metadata: Texts | None = None,
+        tags: Texts | None = None,
         idempotency_key: str | None = None,
     ) -> ObjectInfo:
         """Store an object given as text or base64.
@@ -81,18 +62,19 @@ class ObjectService:
             Conflict: the present object is not what the conditions ask for.
             InvalidInput: an argument is malformed or too large.
         """
-        body = content.decode(text, base64)
-        kind = content.media_type(content_type, key, is_text=text is not None)
-        return await self.put_stream(
+        draft = await self.draft_write(
             principal,
             bucket,
             key,
-            _once(body),
-            kind,
+            text=text,
+            base64=base64,
+            content_type=content_type,
             if_match=if_match,
             if_none_match=if_none_match,
-            idempotency_key=idempotency_key,
+            metadata=metadata,
+            tags=tags,
         )
+        return await self._put(principal, draft, idempotency_key)
 
     async def put_stream(
         self,
@@ -112,183 +94,146 @@ class ObjectService:
             Conflict: the present object is not what the conditions ask for.
             InvalidInput: a name or the content type is malformed.
         """
-        at = _address(principal, bucket, key)
+        at = address(principal, bucket, key)
         kind = content.media_type(content_type, at.key, is_text=False)
         condition = Condition(if_match, if_none_match)
-        async with self._operation(principal, "write", at.uri, key=idempotency_key) as op:
-            done = await op.look(self._control)
-            if done is not None:
-                return done
-            if condition and op.key is None:  # spare the upload; it is decided again under a lock
-                row = await manifest.find(self._control, at)
-                condition.check(None if row is None else row.etag)
-            blob = await self._blobs.put(chunks)
-            try:
-                async with self._control.begin() as tx:
-                    done = await op.replay(tx)
-                    if done is None:
-                        row = await manifest.record(tx, op, at, blob, kind, condition)
-                        return await op.remember(tx, _info(row))
-            except AppError:  # rolled back for certain; after anything else the blob may be in use
-                await self._blobs.delete(blob.key)
-                raise
-            await self._blobs.delete(blob.key)  # a twin was faster
-        return done
+        draft = WriteDraft(self._stores, at, chunks, kind, condition=condition)
+        return await self._put(principal, draft, idempotency_key)
 
-    async def get(
+    async def copy(
+        self,
+        principal: Principal,
+        bucket: str,
+        key: str,
+        to_bucket: str,
+        to_key: str,
+        *,
+        version: int | None = None,
+        source_if_match: str | None = None,
+        if_match: str | None = None,
+        if_none_match: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> ObjectInfo:
+        """Make one object, or a version of it, another object's content; no bytes move.
+
+        Raises:
+            NotFound: there is no such source.
+            Conflict: the source or the present target is not what the conditions ask for.
+        """
+        source = address(principal, bucket, key)
+        draft = CopyDraft(
+            self._stores,
+            address(principal, to_bucket, to_key),
+            source,
+            version,
+            Condition(source_if_match),
+            Condition(if_match, if_none_match),
+        )
+        async with self._operation(principal, "read", source.uri):
+            return await self._put(principal, draft, idempotency_key)
+
+    async def tag(
         self,
         principal: Principal,
         bucket: str,
         key: str,
         *,
-        range: tuple[int, int] | None = None,  # noqa: A002 - the contract's name
-    ) -> ObjectContent:
-        """Return an object with its bytes, or those from the first to the last of `range`.
+        metadata: Texts | None = None,
+        tags: Texts | None = None,
+        if_match: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> ObjectInfo:
+        """Replace an object's metadata, its tags or both; what is None stays.
 
         Raises:
             NotFound: there is no such object.
-            InvalidInput: the range does not fit, or more than 1 MiB is asked for.
+            Conflict: the present object is not what the condition asks for.
         """
-        at = _address(principal, bucket, key)
-        async with self._operation(principal, "read", at.uri):
-            row = await self._find(at)
-            start, end = _bounds(range, row.size)
-            if end - start > content.MAX_INLINE_BYTES:
-                raise InvalidInput(
-                    f"range: {end - start} bytes are more than the "
-                    f"{content.MAX_INLINE_BYTES} returned at once; read the object in "
-                    f"parts, the first with range [0, {content.MAX_INLINE_BYTES - 1}]",
-                    param="range",
-                )
-            body = b"".join([chunk async for chunk in self._blobs.get(row.blob, start, end)])
-        return ObjectContent(**_info(row), **content.encode(body, row.content_type))
+        draft = TagDraft(
+            self._stores,
+            address(principal, bucket, key),
+            None if metadata is None else attributes.metadata(metadata),
+            None if tags is None else attributes.tags(tags),
+            Condition(if_match),
+        )
+        return await self._put(principal, draft, idempotency_key)
 
-    async def open(
+    async def delete(
         self,
         principal: Principal,
         bucket: str,
         key: str,
-        range: tuple[int, int] | None = None,  # noqa: A002 - the contract's name
-    ) -> tuple[ObjectInfo, AsyncGenerator[bytes]]:
-        """Return an object and its bytes as a stream; whoever stops early must close it.
-
-        The stream is not disturbed by writers, and yields the bytes of one version.
+        *,
+        if_match: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> ObjectDeleted:
+        """Delete an object and tell whether it was there.
 
         Raises:
-            NotFound: there is no such object. InvalidInput: the range does not fit.
+            Conflict: the present object is not what the condition asks for.
         """
-        at = _address(principal, bucket, key)
-        async with self._operation(principal, "read", at.uri):
-            row = await self._find(at)
-            start, end = _bounds(range, row.size)
-        return _info(row), self._blobs.get(row.blob, start, end)
+        draft = await self.draft_delete(principal, bucket, key, if_match=if_match)
+        operation = self._operation(principal, "write", draft.uri, key=idempotency_key)
+        async with operation as op:
+            done = await carry_out(self._control, op, draft)
+        return ObjectDeleted(deleted=done["deleted"])
 
-    async def list(
+    async def draft_write(
         self,
         principal: Principal,
         bucket: str,
+        key: str,
         *,
-        prefix: str | None = None,
-        delimiter: str | None = None,
-        limit: int | None = None,
-        cursor: str | None = None,
-    ) -> ObjectPage:
-        """Return a page of a bucket in byte order.
+        text: str | None = None,
+        base64: str | None = None,
+        content_type: str | None = None,
+        if_match: str | None = None,
+        if_none_match: str | None = None,
+        metadata: Texts | None = None,
+        tags: Texts | None = None,
+    ) -> Draft:
+        """Return what `put` does, as a draft.
 
-        Keys that hold `delimiter` after `prefix` are folded into one item per common prefix.
+        Raises:
+            InvalidInput: an argument is malformed or too large.
         """
-        bucket, size = _bucket(bucket), names.page_size(limit)
-        start = unicodedata.normalize("NFC", names.prefix(prefix))
-        fold = names.key(delimiter, "delimiter") if delimiter else None
-        base = f"object://{bucket}/"
-        visible = policy.scope(principal, "read", "object").within(base)
-        listing = Listing(
-            principal.tenant, bucket, start, fold, names.decode_cursor(cursor), visible
-        )
-        async with self._operation(principal, "read", policy.Listing(base + start)):
-            rows = await listing.rows(self._control, size + 1)
-        return ObjectPage(
-            items=[_item(row) for row in rows[:size]],
-            next_cursor=names.encode_cursor(rows[size - 1].bound) if len(rows) > size else None,
+        at = address(principal, bucket, key)
+        body = content.decode(text, base64)
+        return WriteDraft(
+            self._stores,
+            at,
+            _once(body),
+            content.media_type(content_type, key, is_text=text is not None),
+            attributes.metadata(metadata),
+            attributes.tags(tags),
+            Condition(if_match, if_none_match),
         )
 
-    async def delete(
-        self, principal: Principal, bucket: str, key: str, *, idempotency_key: str | None = None
-    ) -> ObjectDeleted:
-        """Delete an object and tell whether it was there."""
-        at = _address(principal, bucket, key)
-        operation = self._operation(principal, "write", at.uri, key=idempotency_key)
-        async with operation as op, self._control.begin() as tx:
-            done = await op.replay(tx, "delete")
-            if done is None:
-                done = ObjectDeleted(deleted=await manifest.remove(tx, op, at))
-                await op.remember(tx, done, "delete")
-        return ObjectDeleted(deleted=done["deleted"])
+    async def draft_delete(
+        self, principal: Principal, bucket: str, key: str, *, if_match: str | None = None
+    ) -> Draft:
+        """Return what `delete` does, as a draft."""
+        return DeleteDraft(self._stores, address(principal, bucket, key), Condition(if_match))
 
-    async def _find(self, at: Address) -> Row[Any]:
-        row = await manifest.find(self._control, at)
-        if row is None:
-            raise NotFound(f"object {at.key!r} does not exist in bucket {at.bucket!r}", param="key")
-        return row
+    async def draft_restore(
+        self, principal: Principal, uri: str, version: int | None, expected: int
+    ) -> Draft:
+        """Return the draft that makes `version` current again, or deletes what is there if it is None."""
+        at = address_of(principal, uri)
+        if version is None:
+            return DeleteDraft(self._stores, at, Current(expected))
+        return RestoreDraft(self._stores, at, version, expected)
 
+    async def draft_recorded(self, principal: Principal, uri: str, record: Record) -> Draft:
+        """Return the draft of a record, without conditions."""
+        at = address_of(principal, uri)
+        if "delete" in record.content:
+            return DeleteDraft(self._stores, at)
+        return RecordedDraft(self._stores, at, Payload(**record.content["write"]))
 
-def _address(principal: Principal, bucket: str, key: str) -> Address:
-    return Address(principal.tenant, _bucket(bucket), _key(key))
-
-
-def _bucket(name: str) -> str:
-    if (
-        "/" in name
-    ):  # `object://a/b/c` would name two objects, and a scope on one bucket open another
-        raise InvalidInput(f"bucket: {name[:80]!r} holds a /; leave it out", param="bucket")
-    return names.container(name, "bucket")
-
-
-def _key(key: str) -> str:
-    """Return the key in Unicode's composed form, so that what looks alike is alike.
-
-    Raises:
-        InvalidInput: it is no key, or could be mistaken for a path that leads elsewhere.
-    """
-    key = names.key(unicodedata.normalize("NFC", names.key(key)))
-    if "\\" in key or any(part in {"", ".", ".."} for part in key.split("/")):
-        raise InvalidInput(
-            f"key: {key[:80]!r} holds a backslash or an empty, . or .. part between slashes; "
-            "use names joined by single slashes, for example reports/2026/may.txt",
-            param="key",
-        )
-    return key
-
-
-def _bounds(span: tuple[int, int] | None, size: int) -> tuple[int, int]:
-    """Return the first byte and the one after the last; a range that ends past the end is clipped."""
-    if span is None:
-        return 0, size
-    first, last = span
-    if not 0 <= first <= last:
-        raise InvalidInput(
-            f"range: [{first}, {last}] is not [first, last] with 0 <= first <= last", param="range"
-        )
-    if first >= size:
-        raise InvalidInput(
-            f"range: byte {first} is past the end, the object has {size} bytes", param="range"
-        )
-    return first, min(last + 1, size)
-
-
-def _info(row: Row[Any]) -> ObjectInfo:
-    return ObjectInfo(
-        bucket=row.bucket,
-        key=row.key,
-        id=row.id,
-        size=row.size,
-        etag=row.etag,
-        content_type=row.content_type,
-    )
-
-
-def _item(row: Row[Any]) -> ObjectInfo | CommonPrefix:
-    return _info(row) if row.common is None else CommonPrefix(prefix=row.common)
+    async def _put(self, principal: Principal, draft: Draft, key: str | None) -> ObjectInfo:
+        async with self._operation(principal, "write", draft.uri, key=key) as op:
+            return cast("ObjectInfo", await carry_out(self._control, op, draft))
 
 
 async def _once(body: bytes) -> AsyncGenerator[bytes]:
