@@ -15,8 +15,7 @@ from mcp_server.ingest.embed import Embedder, open_embedder
 from mcp_server.llm.router import Router, open_router
 from mcp_server.services.objects import blob_namespace
 from mcp_server.settings import Settings
-from mcp_server.storage.objects import BlobStore
-from mcp_server.storage.objects.file import open_file_store
+from mcp_server.storage.objects import BlobStore, Opening, open_blobs
 from mcp_server.storage.sql import SqlEngine
 from mcp_server.storage.sql.control import answers, open_control, open_pool
 from mcp_server.storage.sql.embedded import open_cluster
@@ -26,7 +25,7 @@ from mcp_server.storage.vectors import VectorEngine
 from mcp_server.storage.vectors.postgresql import PostgresVectors
 
 # Settings of the contract whose engines this version does not have: better no start than another store.
-_NOT_YET = ("objects_url", "vectors_url", "mcp_url", "databases", "buckets")
+_NOT_YET = ("vectors_url", "mcp_url", "databases", "buckets")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,9 +75,7 @@ async def open_engines(settings: Settings, sql_secret: bytes) -> AsyncGenerator[
                 timeout_seconds=settings.sql_timeout_seconds,
             )
         )
-        # Each control database keeps its blobs apart: what its rows do not name is swept away.
-        folder = settings.data_dir / "objects" / await blob_namespace(control)
-        blobs = await stack.enter_async_context(open_file_store(folder))
+        blobs = await stack.enter_async_context(open_blobs(await _blobs(control, settings)))
         router = await stack.enter_async_context(open_router(settings))
         embedder = await stack.enter_async_context(open_embedder(settings))
         yield Engines(
@@ -103,6 +100,17 @@ async def _databases(stack: AsyncExitStack, settings: Settings) -> tuple[str, st
         control_url, data_url = control_url or cluster.control_url, data_url or cluster.data_url
     _refuse_one_for_both(control_url, data_url)
     return control_url, data_url
+
+
+async def _blobs(control: AsyncEngine, settings: Settings) -> Opening:
+    return Opening(
+        url=settings.objects_url,
+        folder=settings.data_dir / "objects",
+        # Each control database keeps its blobs apart: what its rows do not name is swept away.
+        namespace=await blob_namespace(control),
+        max_blob_bytes=settings.max_object_bytes,
+        public_url=settings.objects_public_url,
+    )
 
 
 def _refuse_one_for_both(control_url: str, data_url: str) -> None:

@@ -39,6 +39,7 @@ _URLS = {
     "data_url": _POSTGRESQL,
     "redis_url": (("redis", "rediss"), "redis://HOST:6379/0"),
     "objects_url": (("s3",), "s3://KEY:SECRET@HOST:9000/BUCKET?secure=false"),
+    "objects_public_url": (("http", "https"), "https://objects.example.com"),
     "vectors_url": (("milvus",), "milvus://HOST:19530"),
     "embeddings_url": _HTTP,
     "mcp_url": _HTTP,
@@ -93,6 +94,8 @@ class Settings(BaseSettings):
     data_url: str | None = None
     redis_url: str | None = None
     objects_url: str | None = None
+    # How clients reach the object store themselves, for links; unset, links go through this server.
+    objects_public_url: str | None = None
     vectors_url: str | None = None
     llm_url: CommaList = ()
     llm_model: str | None = None

@@ -26,10 +26,6 @@ ONE = "postgresql://u:p@127.0.0.1:1/one"
             "ISTHMUS_VECTORS_URL: this version has no engine for it",
         ),
         (
-            {"objects_url": "s3://k:s@127.0.0.1:9000/b"},
-            "ISTHMUS_OBJECTS_URL: this version has no engine for it",
-        ),
-        (
             {"buckets": ("a=s3://k:s@127.0.0.1:9000/b",)},
             "ISTHMUS_BUCKETS: this version has no engine for it",
         ),

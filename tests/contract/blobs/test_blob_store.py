@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import pkgutil
-import subprocess
-import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,26 +17,14 @@ from hypothesis import strategies as st
 from mcp_server.errors import Unavailable
 from mcp_server.storage import objects
 from mcp_server.storage.objects import BlobStore
-from mcp_server.storage.objects.file import open_file_store
+from tests.contract.blobs.conftest import PLACES, Opener
 
 MIB = 1024 * 1024
-Opener = Callable[[Path], AbstractAsyncContextManager[BlobStore]]
-
-# How a test gets a place of its own in each engine; an engine without one fails below.
-OPENERS: dict[str, Opener] = {"file": lambda folder: open_file_store(folder / "blobs")}
-ENGINES = [module.name for module in pkgutil.iter_modules(objects.__path__)]
 
 
-@pytest.fixture(params=ENGINES)
-def opener(request: pytest.FixtureRequest) -> Opener:
-    assert request.param in OPENERS, f"the engine {request.param!r} has no opener in this suite"
-    return OPENERS[request.param]
-
-
-@pytest.fixture
-async def store(opener: Opener, tmp_path: Path) -> AsyncIterator[BlobStore]:
-    async with opener(tmp_path) as store:
-        yield store
+def test_every_engine_has_a_place_in_this_suite() -> None:
+    engines = {module.name for module in pkgutil.iter_modules(objects.__path__)}
+    assert engines == set(PLACES.values())
 
 
 async def stream(chunks: Iterable[bytes]) -> AsyncGenerator[bytes]:
@@ -215,42 +201,3 @@ async def test_many_at_once_keep_apart(store: BlobStore) -> None:
         for number in range(60):
             group.start_soon(one, number)
     assert len(await keys(store)) == 30
-
-
-MEMORY = """
-import asyncio, pathlib, resource, sys
-from test_blob_store import MIB, OPENERS
-
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-
-async def chunks(count):
-    for number in range(count):
-        yield bytes([number % 251]) * 65536
-
-async def main():
-    async with OPENERS[sys.argv[1]](pathlib.Path(sys.argv[2])) as store:
-        await store.put(chunks(16))
-        before = peak()
-        blob = await store.put(chunks(4096))
-        size = 0
-        async for chunk in store.get(blob.key, 0, blob.size):
-            size += len(chunk)
-        assert size == blob.size == 256 * MIB
-        print(peak() - before)
-
-asyncio.run(main())
-"""
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_256_mib_pass_through_in_less_than_50(engine: str, tmp_path: Path) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-c", MEMORY, engine, str(tmp_path)],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert int(ran.stdout) < 50

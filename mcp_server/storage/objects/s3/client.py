@@ -1,0 +1,154 @@
+"""The `minio` client as this server uses it: bounded waiting, few retries, and the multipart calls by name."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import datetime
+from http import HTTPStatus
+from xml.etree.ElementTree import ParseError
+
+import urllib3
+from minio import Minio
+from minio.datatypes import Part
+from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError
+from urllib3.util import Retry, Timeout
+
+from mcp_server.storage.objects.s3.address import Address
+
+# It warns of each retry and each connection beyond its pool, with addresses; errors are told once, by us.
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+
+CONNECT_SECONDS = 5.0
+# Between two bytes that arrive, and for sending one part.
+SILENCE_SECONDS = 30.0
+# At once, and again after 0.4 s: what a restart of the server needs longer for is told.
+RETRIES = 2
+_BUSY = (
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+    HTTPStatus.BAD_GATEWAY,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    HTTPStatus.GATEWAY_TIMEOUT,
+)
+_DEFAULT_REGION = "us-east-1"
+# What its calls raise when the server refuses, is away, or is none; what answers no XML is none.
+NO_SERVER = (InvalidResponseError, ParseError, ValueError)
+FAILURES = (MinioException, HTTPError, OSError, *NO_SERVER)
+
+
+class _Connection(HTTPConnection):
+    def connect(self) -> None:
+        super().connect()
+        # Else the time to connect would bound the sending of the first request too, a whole part.
+        self.sock.settimeout(SILENCE_SECONDS)
+
+
+class _SecureConnection(HTTPSConnection):
+    def connect(self) -> None:
+        super().connect()
+        if self.sock is not None:
+            self.sock.settimeout(SILENCE_SECONDS)
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Connection  # pyright: ignore[reportAssignmentType] - as urllib3's own are
+
+
+class _SecurePool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _SecureConnection  # pyright: ignore[reportAssignmentType]
+
+
+class Client(Minio):
+    """Blocks; may be used by many threads. Raises what `minio` and `urllib3` raise."""
+
+    def __init__(self, address: Address, connections: int, region: str | None = None) -> None:
+        pool = urllib3.PoolManager(
+            maxsize=connections,
+            cert_reqs="CERT_REQUIRED",
+            timeout=Timeout(connect=CONNECT_SECONDS, read=SILENCE_SECONDS),
+            retries=Retry(
+                total=RETRIES,
+                read=1,
+                redirect=False,
+                status_forcelist=_BUSY,
+                backoff_factor=0.2,
+                raise_on_status=False,
+                respect_retry_after_header=False,
+            ),
+        )
+        pool.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
+        super().__init__(
+            address.endpoint,
+            address.access_key,
+            address.secret_key,
+            secure=address.secure,
+            region=region or address.region,
+            http_client=pool,
+        )
+
+    def region_of(self, bucket: str) -> str:
+        return self._get_region(bucket) or _DEFAULT_REGION
+
+    def close(self) -> None:
+        self._http.clear()
+
+    def begin(self, bucket: str, key: str) -> str:
+        """Begin a multipart upload and return its id."""
+        return self._create_multipart_upload(bucket, key, {})
+
+    def send_part(self, bucket: str, key: str, upload: str, number: int, body: bytes) -> Part:
+        return Part(number, self._upload_part(bucket, key, body, None, upload, number))
+
+    def complete(self, bucket: str, key: str, upload: str, parts: Sequence[Part]) -> None:
+        """Make the parts, in their order, one object.
+
+        Raises:
+            ServerError: the server began to say yes, and then said something else, as AWS may.
+        """
+        done = self._complete_multipart_upload(bucket, key, upload, list(parts))
+        if not done.etag:
+            raise ServerError("the upload was not completed", HTTPStatus.OK)
+
+    def abort(self, bucket: str, key: str, upload: str) -> None:
+        """Drop an upload; that it is gone already is success."""
+        try:
+            self._abort_multipart_upload(bucket, key, upload)
+        except S3Error as error:
+            if error.code != "NoSuchUpload":
+                raise
+
+    def abort_stale(
+        self, bucket: str, prefix: str, before: datetime, living: frozenset[str]
+    ) -> int:
+        """Abort the uploads under `prefix` in which nothing moved since `before`; return how many."""
+        marker: str | None = None
+        aborted = 0
+        while True:
+            page = self._list_multipart_uploads(bucket, prefix=prefix, key_marker=marker)
+            for found in page.uploads:
+                upload, begun = found.upload_id or "", found.initiated_time
+                if upload in living or begun is None or begun >= before:
+                    continue
+                if not self._moved_since(bucket, found.object_name, upload, before):
+                    self.abort(bucket, found.object_name, upload)
+                    aborted += 1
+            if not page.is_truncated or not page.next_key_marker:
+                return aborted
+            marker = page.next_key_marker
+
+    def _moved_since(self, bucket: str, key: str, upload: str, before: datetime) -> bool:
+        marker: str | None = None
+        while True:
+            try:
+                page = self._list_parts(bucket, key, upload, part_number_marker=marker)
+            except S3Error as error:
+                if error.code == "NoSuchUpload":  # completed or aborted this moment
+                    return True
+                raise
+            if any(part.last_modified and part.last_modified >= before for part in page.parts):
+                return True
+            if not page.is_truncated or not page.next_part_number_marker:
+                return False
+            marker = page.next_part_number_marker
