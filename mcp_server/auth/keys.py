@@ -12,11 +12,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import func, or_, select, text, update
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from typing_extensions import TypedDict
 
 from mcp_server.auth.principal import DEFAULT_TENANT, OWNER, OWNER_SCOPES, Principal
-from mcp_server.errors import InvalidInput, NotFound, Unauthenticated
+from mcp_server.errors import Conflict, InvalidInput, NotFound, Unauthenticated
 from mcp_server.policy import DEFAULT_SCOPES, parse_scope
 from mcp_server.settings_values import check_rate
 from mcp_server.storage.sql.schema import api_keys
@@ -28,6 +29,8 @@ KEY_PREFIX = "sk-isth-"
 CACHE_SECONDS = 0.5
 MOST_CACHED = 10_000
 MAX_NAME = 128
+# SQLSTATE of our own, raised by create_tenant().
+BEING_ERASED = "IS003"
 
 
 class KeyInfo(TypedDict):
@@ -83,6 +86,7 @@ class KeyService:
 
         Raises:
             InvalidInput: a name, scope, rate or expiry does not fit.
+            Conflict: the tenant is being erased.
         """
         for value, param in ((name, "name"), (tenant, "tenant"), (user or name, "user")):
             _check_name(value, param)
@@ -106,7 +110,7 @@ class KeyService:
             "expires_at": _expiry(expires_days),
         }
         async with self._control.begin() as tx:
-            await tx.execute(text("select create_tenant(:tenant)"), {"tenant": tenant})
+            await _make_tenant(tx, tenant)
             await tx.execute(api_keys.insert().values(values))
         return NewKey(
             id=key_id, name=name, tenant=tenant, user=user or name, scopes=granted, key=secret
@@ -266,3 +270,15 @@ def _info(row: Any) -> KeyInfo:
         expires_at=iso_or_none(row["expires_at"]),
         revoked_at=iso_or_none(row["revoked_at"]),
     )
+
+
+async def _make_tenant(tx: AsyncConnection, tenant: str) -> None:
+    try:
+        await tx.execute(text("select create_tenant(:tenant)"), {"tenant": tenant})
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) == BEING_ERASED:
+            raise Conflict(
+                f"tenant {tenant!r} is being erased; its name is free again when "
+                "`isthmus tenants delete` has ended"
+            ) from error
+        raise
