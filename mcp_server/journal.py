@@ -37,6 +37,10 @@ MOST_POSITION = 40
 END_SEQ = 2**62
 PARTITION_SECONDS = 6 * 3600.0
 _BELOW_OPEN = text("xid < pg_snapshot_xmin(pg_current_snapshot())")
+_SOURCES = {
+    "after": "next_after of an earlier call",
+    "change": "the field change of what changes returns",
+}
 # "jour" in ASCII: one process at a time changes the partitions.
 _LOCK = text(f"select pg_advisory_xact_lock({0x6A6F7572})")
 _HORIZON = text("select pg_snapshot_xmin(pg_current_snapshot())::text")
@@ -98,7 +102,7 @@ async def read(
     query = select(journal).where(journal.c.tenant == tenant)
     query = query.order_by(journal.c.xid, journal.c.seq).limit(limit)
     if start is not None:
-        query = query.where(_after(start))
+        query = query.where(later_than(start))
     if where is not None:
         query = query.where(where)
     async with control.connect() as connection:
@@ -134,7 +138,7 @@ async def read_everything(
     """Return `(tenant, uri)` of every tenant's entries after a position, and the position after them."""
     query = (
         select(journal.c.xid, journal.c.seq, journal.c.tenant, journal.c.uri)
-        .where(_BELOW_OPEN, _after(after))
+        .where(_BELOW_OPEN, later_than(after))
         .order_by(journal.c.xid, journal.c.seq)
         .limit(limit)
     )
@@ -150,7 +154,7 @@ async def read_tenant(
     """Return up to `limit` of a tenant's entries after a position, in the caller's transaction."""
     query = (
         select(journal)
-        .where(journal.c.tenant == tenant, _BELOW_OPEN, _after(after))
+        .where(journal.c.tenant == tenant, _BELOW_OPEN, later_than(after))
         .order_by(journal.c.xid, journal.c.seq)
         .limit(limit)
     )
@@ -164,20 +168,26 @@ async def end(control: AsyncEngine) -> tuple[int, int]:
     return int(xmin or 0) - 1, END_SEQ
 
 
-def _after(position: tuple[int, int]) -> ColumnElement[bool]:
+def later_than(position: tuple[int, int]) -> ColumnElement[bool]:
+    """Return the condition on the journal's rows that they come after a position."""
     xid, seq = position
     return tuple_(journal.c.xid, journal.c.seq) > tuple_(
         cast(literal(str(xid)), Xid8()), literal(seq)
     )
 
 
-def parse_position(after: str) -> tuple[int, int]:
+def parse_position(after: str, param: str = "after") -> tuple[int, int]:
+    """Return the position that a text names.
+
+    Raises:
+        InvalidInput: it is none.
+    """
     xid, _, seq = after.partition(".")
     plain = xid.isdecimal() and seq.isdecimal() and len(after) <= MOST_POSITION
     if not plain or int(xid) >= 2**64 or int(seq) >= 2**63:
         raise InvalidInput(
-            f"after: {after[:40]!r} is no position; pass next_after of an earlier call",
-            param="after",
+            f"{param}: {after[:40]!r} is no position; pass {_SOURCES[param]}",
+            param=param,
         )
     return int(xid), int(seq)
 

@@ -45,6 +45,7 @@ from mcp_server.services.standing_keeper import keeping_standing
 from mcp_server.services.standing_work import WorkStarter
 from mcp_server.services.tool_work import ToolWork
 from mcp_server.services.triggers import TriggerService
+from mcp_server.services.undo import UndoService
 from mcp_server.services.vectors import VectorService
 from mcp_server.settings import Settings
 from mcp_server.storage.sql.wake import TOPICS
@@ -112,19 +113,21 @@ async def open_runtime(
             open_runs(operations, control, stores, engines.wake, settings.run_ttl_days.seconds)
         )
         standing = _standing(engines, operations, stores, declared, settings)
+        kv = KvService(operations, control, undo_days=settings.undo_days)
         services = Services(
             agents=AgentService(
                 operations, control, models=engines.router.models, tools=list_tools
             ),
             changes=ChangeService(operations, control),
             keys=keys,
-            kv=KvService(operations, control, undo_days=settings.undo_days),
+            kv=kv,
             models=ModelService(operations, engines.router),
             objects=objects,
             runs=runs,
             schedules=ScheduleService(*standing),
             triggers=TriggerService(*standing),
             sql=SqlService(operations, control, engines.sql),
+            undo=UndoService(operations, control, {"kv": kv, "object": objects}),
             vectors=VectorService(operations, control, engines.vectors, engines.embedder),
         )
         updates = Updates()

@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from mcp_server.services.kv import KvService
     from mcp_server.services.models import ModelService
     from mcp_server.services.objects import ObjectService
+    from mcp_server.services.objects.links import LinkService
     from mcp_server.services.runs import RunService
     from mcp_server.services.schedules import ScheduleService
     from mcp_server.services.sql import SqlService
     from mcp_server.services.triggers import TriggerService
+    from mcp_server.services.undo import UndoService
     from mcp_server.services.vectors import VectorService
 
 
@@ -27,10 +29,12 @@ class Services:
     changes: ChangeService
     keys: KeyService
     kv: KvService
+    links: LinkService
     models: ModelService
     objects: ObjectService
     runs: RunService
     schedules: ScheduleService
     sql: SqlService
     triggers: TriggerService
+    undo: UndoService
     vectors: VectorService

@@ -16,18 +16,25 @@ from mcp_server.services import names
 from mcp_server.storage.sql import schema
 from mcp_server.timestamps import iso
 
+# Begins the label that tells which change an entry took back.
+UNDO = "undo:"
 FILTERABLE = ("uri", "verb", "version", "subject", "run")
 
 
 class Change(TypedDict):
-    """One change; `verb` is write, delete or a run's new status, `at` is ISO 8601 in UTC."""
+    """One change; `verb` is write, delete or a run's new status, `at` is ISO 8601 in UTC.
 
+    `change` is its position, by which it can be undone; `undid` is that of the change it took back.
+    """
+
+    change: str
     uri: str
     verb: str
     version: int | None
     prev_version: int | None
     subject: str
     run: str | None
+    undid: str | None
     at: str
 
 
@@ -100,12 +107,15 @@ def _column(key: str) -> ColumnElement[Any]:
 
 
 def _change(row: dict[str, Any]) -> Change:
+    undid = [item.removeprefix(UNDO) for item in row["labels"] if item.startswith(UNDO)]
     return Change(
+        change=f"{row['xid']}.{row['seq']}",
         uri=row["uri"],
         verb=row["verb"],
         version=row["version"],
         prev_version=row["prev_version"],
         subject=row["subject"],
         run=row["run"],
+        undid=undid[0] if undid else None,
         at=iso(row["at"]),
     )

@@ -71,14 +71,21 @@ NEEDS: dict[str, tuple[Need, ...]] = {
     "run_input": (("run", "run://$asking"),),
     "run_cancel": (("run", "run://$run"),),
     "changes": (("read", "tool://changes"),),
+    "undo": (("write", "kv://default/door-undo"),),
     "model_list": (("read", Listing("model://")),),
 }
 
 
 @asynccontextmanager
 async def asking(live: Live, principal: Principal, arguments: Any) -> AsyncGenerator[Any]:
-    """Put a run that waits for an approval in the place of `$asking`, and outlast it."""
+    """Put a run that waits for an approval in the place of `$asking`, and outlast it.
+
+    `$change` becomes the change that made a key.
+    """
     given = json.dumps(arguments)
+    if "$change" in given:
+        yield json.loads(given.replace("$change", await changed(live, principal)))
+        return
     if "$asking" not in given:
         yield arguments
         return
@@ -91,6 +98,20 @@ async def asking(live: Live, principal: Principal, arguments: Any) -> AsyncGener
         async with asyncio.timeout(20):
             async for _ in events:
                 pass
+
+
+async def changed(live: Live, principal: Principal) -> str:
+    """Make a key anew, and return the position of that change once it is shown."""
+    at = {"key": "door-undo", "value": 1}
+    made = await live.runtime.bus.call(principal, "kv_set", at)
+    assert made.structured is not None, made.text
+    this = {"type": "eq", "key": "version", "value": made.structured["version"]}
+    async with asyncio.timeout(10):
+        while True:
+            seen = await live.runtime.services.changes.list(principal, filter=this)
+            if seen["items"]:
+                return seen["items"][0]["change"]
+            await asyncio.sleep(0.01)
 
 
 class Caller(Protocol):

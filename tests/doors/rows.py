@@ -18,6 +18,7 @@ VOLATILE = frozenset(
         "started_at",
         "ended_at",
         "next_after",
+        "change",
         "at",
         "last_event",
     }
@@ -171,6 +172,10 @@ TOOLS: dict[str, Row] = {
     "changes": Row(
         {"filter": {"type": "eq", "key": "uri", "value": "kv://default/door-once"}, "limit": 1},
         {}, ({"after": "nowhere"}, "^invalid_input: after"), (("kv_set", {"key": "door-once", "value": 1}),),
+    ),
+    "undo": Row(
+        {"change": "$change"}, {"uri": "kv://default/door-undo", "restored": None},
+        ({"change": "0.0"}, "^not_found: there is no change '0.0'"),
     ),
     "model_list": Row({}, {}, ({"limit": 1}, "^invalid_input: limit")),
 }  # fmt: skip
