@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from mcp_server.plugins import Call, tool
-from mcp_server.services.sql import Detail, SqlRows, SqlTables
+from mcp_server.services.sql import Detail, SqlOutcome, SqlPlan, SqlRows, SqlTables
 
 Params = Annotated[
     list[Any] | None,
@@ -48,7 +48,10 @@ async def sql_execute(
     max_rows: int = 1000,
     cursor: Cursor = None,
     database: Database = None,
-) -> SqlRows:
+    preview: Annotated[
+        bool, Field(description="show what it would change, and roll it back")
+    ] = False,
+) -> SqlOutcome:
     """Run and commit one PostgreSQL statement on your own tables: create table, insert, update, …"""
     return await call.services.sql.execute(
         call.principal,
@@ -57,15 +60,37 @@ async def sql_execute(
         max_rows=max_rows,
         cursor=cursor,
         database=database,
+        preview=preview,
         deadline=call.deadline,
         key=call.key,
     )
 
 
 @tool(verb="read", read_only=True, destructive=False)
+async def sql_explain(
+    call: Call,
+    sql: str,
+    params: Params = None,
+    analyze: Annotated[bool, Field(description="run it to measure; only for a SELECT")] = False,
+    database: Database = None,
+) -> SqlPlan:
+    """Show how PostgreSQL would run a statement, with its estimated costs."""
+    return await call.services.sql.explain(
+        call.principal,
+        sql,
+        params,
+        analyze=analyze,
+        database=database,
+        deadline=call.deadline,
+    )
+
+
+@tool(verb="read", read_only=True, destructive=False)
 async def sql_schema(
     call: Call,
-    pattern: Annotated[str | None, Field(description="name with * as wildcard")] = None,
+    pattern: Annotated[
+        str | None, Field(description="of a table or column; * and ? are wildcards")
+    ] = None,
     detail: Detail = "summary",
     database: Database = None,
 ) -> SqlTables:

@@ -1,43 +1,53 @@
-"""The tenants' own SQL: each statement one operation on the tables it touches, writes journalled."""
+"""SQL of callers: each statement one operation on the tables it touches, writes journalled."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
-from typing_extensions import TypedDict
 
-from mcp_server import policy
 from mcp_server.auth.principal import Principal
-from mcp_server.errors import AppError, InvalidInput, LeaseLost, NotFound, Timeout, Unavailable
+from mcp_server.errors import AppError, InvalidInput, LeaseLost, Timeout, Unavailable
 from mcp_server.operation import Operation, Operations
-from mcp_server.placement import Placements
-from mcp_server.services import names
-from mcp_server.services.sql_call import DEFAULT_ROWS, SqlCall, SqlRows, refuse_database
+from mcp_server.services import sql_schema
+from mcp_server.services.sql_call import DEFAULT_ROWS, SqlCall, SqlOutcome, SqlRows
 from mcp_server.services.sql_journal import StatementJournal, label
-from mcp_server.storage.sql import Checked, Detail, EffectKey, SqlEngine
+from mcp_server.services.sql_once import OutsideOnce
+from mcp_server.services.sql_places import Place, Places, Statement, check
+from mcp_server.services.sql_plan import SqlPlan, sql_plan
+from mcp_server.services.sql_schema import SqlTables
+from mcp_server.storage.sql import (
+    Checked,
+    Detail,
+    EffectKey,
+    OutsideDatabase,
+    Page,
+    SqlEngine,
+    SqlResult,
+)
+from mcp_server.storage.sql.statements.planning import explained
 
-# How the caller's own schema is called in every URI and statement.
-OWN = "sql://main/"
-
-
-class SqlTables(TypedDict):
-    tables: list[dict[str, Any]]
+_ONE_PLAN = Page(rows=1, bytes=4 * 1024 * 1024)
 
 
 class SqlService:
     """Every statement opens an operation on `sql://main/TABLE` for each table that it names.
 
-    One that names none is an operation on `sql://main/*`.
+    One that names none is an operation on `sql://main/*`. In the database NAME of the operator's the
+    URIs are `sql://NAME/SCHEMA.TABLE`. `database` is such a name, None for the caller's own schema.
     """
 
-    def __init__(self, operation: Operations, control: AsyncEngine, engine: SqlEngine) -> None:
+    def __init__(
+        self,
+        operation: Operations,
+        control: AsyncEngine,
+        engine: SqlEngine,
+        outside: Mapping[str, OutsideDatabase] | None = None,
+    ) -> None:
         self._operation = operation
         self._control = control
-        self._engines = {engine.url: engine}
-        self._place = Placements(engine.url)
+        self._places = Places(engine, outside or {})
 
     async def query(
         self,
@@ -60,13 +70,15 @@ class SqlService:
         Raises:
             InvalidInput: an argument does not fit, or PostgreSQL refuses the statement.
             Forbidden: the statement writes, or uses what is not on offer.
+            NotFound: there is no such database for this caller.
             LimitExceeded: one row alone is too large. Timeout: it ran too long.
         """
         call = SqlCall(principal.tenant, sql, params, max_rows, cursor, database)
-        engine, schema = self._located(principal)
-        checked = await self._checked(principal, engine, schema, sql, writable=False)
-        async with self._opened(principal, checked, None, deadline, ()):
-            result = await engine.run(schema, checked, call.params, call.page(checked))
+        place = self._places(principal, database)
+        checked = await check(self._operation, principal, place, sql, writable=False)
+        page = call.page(checked)
+        async with self._statement(principal, place, checked, deadline).opened():
+            result = await place.database.run(place.schema, checked, call.params, page)
         return call.answer(checked, result)
 
     async def execute(
@@ -78,9 +90,10 @@ class SqlService:
         max_rows: int = DEFAULT_ROWS,
         cursor: str | None = None,
         database: str | None = None,
+        preview: bool = False,
         deadline: float | None = None,
         key: str | None = None,
-    ) -> SqlRows:
+    ) -> SqlOutcome:
         """Run one statement that may write, and commit it. Arguments and values as for `query`.
 
         The journal gets, for each table written, an `intent` before the statement and a `write` after its
@@ -88,31 +101,104 @@ class SqlService:
         server died or lost the database in between.
 
         With `key`, a statement that writes takes effect once: a repetition returns the first answer
-        (without its rows if they have over 1 MiB), and journals only what its predecessor could not.
+        (without its rows if they have over 1 MiB), and journals only what its predecessor could not. In an
+        operator's database a repetition whose predecessor's outcome is unknown is refused instead.
+
+        With `preview` it is run within the same rights and limits, and taken back: see `SqlPreviewed`.
 
         Raises:
             Conflict: a constraint, an existing object or another transaction stands against it; or the
                 key's run is held by another worker. As `query` otherwise.
         """
         call = SqlCall(principal.tenant, sql, params, max_rows, cursor, database)
-        engine, schema = self._located(principal)
-        checked = await self._checked(principal, engine, schema, sql, writable=True)
+        place = self._places(principal, database)
+        checked = await check(self._operation, principal, place, sql, writable=True)
         page = call.page(checked)
-        statement = label(key, sql)
-        async with self._opened(principal, checked, key, deadline, (statement,)) as written:
+        if preview:
+            return await self._preview(principal, place, call, checked, page, deadline)
+        named = label(key, sql)
+        statement = self._statement(principal, place, checked, deadline, key, named)
+        async with statement.opened() as written:
             if not written:
-                return call.answer(checked, await engine.run(schema, checked, call.params, page))
-            entries = StatementJournal(self._control, written, statement)
-            await entries.intend()
-            try:
-                result = await engine.run(schema, checked, call.params, page, _effect(written[0]))
-            except (Unavailable, Timeout, LeaseLost):
-                raise  # it may have been committed: the intent stands alone
-            except AppError:
-                await entries.settle("abort")
-                raise
-            await entries.settle("write")
-        return call.answer(checked, result)
+                result = await place.database.run(place.schema, checked, call.params, page)
+                return call.answer(checked, result)
+            entries = StatementJournal(self._control, written, named)
+            if place.name is None:
+                await entries.intend()
+                effect = _effect(written[0])
+                result = await self._run(entries, place, checked, call, page, effect)
+                await entries.settle("write")
+                return call.answer(checked, result)
+            once = OutsideOnce(entries, key, call.params)
+            done = await once.begin()
+            if done is not None:
+                return done
+            result = await self._run(entries, place, checked, call, page, None)
+            return await once.finish(call.answer(checked, result))
+
+    async def _run(
+        self,
+        entries: StatementJournal,
+        place: Place,
+        checked: Checked,
+        call: SqlCall,
+        page: Page,
+        effect: EffectKey | None,
+    ) -> SqlResult:
+        """Run a statement whose intent is journalled; one that certainly failed is settled as such."""
+        try:
+            return await place.database.run(place.schema, checked, call.params, page, effect)
+        except (Unavailable, Timeout, LeaseLost):
+            raise  # it may have been committed: the intent stands alone
+        except AppError:
+            await entries.settle("abort")
+            raise
+
+    async def _preview(
+        self,
+        principal: Principal,
+        place: Place,
+        call: SqlCall,
+        checked: Checked,
+        page: Page,
+        deadline: float | None,
+    ) -> SqlOutcome:
+        if checked.draws:
+            raise InvalidInput(
+                "preview: nextval() and setval() take effect at once, whatever is rolled back; "
+                "leave them out, or preview off",
+                param="preview",
+            )
+        statement = self._statement(principal, place, checked, deadline, None, "preview")
+        async with statement.opened():
+            shown = await place.database.preview(
+                place.schema, checked, call.params, page, sample=statement.may_sample
+            )
+        return call.previewed(checked, shown)
+
+    async def explain(
+        self,
+        principal: Principal,
+        sql: str,
+        params: Sequence[Any] | None = None,
+        *,
+        analyze: bool = False,
+        database: str | None = None,
+        deadline: float | None = None,
+    ) -> SqlPlan:
+        """Return PostgreSQL's plan of one statement; it is run only with `analyze`, and then only reads.
+
+        Raises: as `query`.
+        """
+        call = SqlCall(principal.tenant, sql, params, DEFAULT_ROWS)
+        place = self._places(principal, database)
+        # Planning changes nothing, whatever the statement says; a read-only database has no other way.
+        writable = not analyze and place.writable
+        checked = await check(self._operation, principal, place, sql, writable=writable)
+        planned = explained(checked, analyze=analyze)
+        async with self._statement(principal, place, planned, deadline).opened():
+            result = await place.database.run(place.schema, planned, call.params, _ONE_PLAN)
+        return sql_plan(result.rows[0][0], analyzed=analyze)
 
     async def raise_fence(self, run: str, attempt: int) -> None:
         """Refuse from now on what attempts of `run` before `attempt` commit with its steps' keys.
@@ -123,12 +209,12 @@ class SqlService:
         Raises:
             LeaseLost: a newer attempt was here already. Unavailable: a data database does not answer.
         """
-        for engine in self._engines.values():
+        for engine in self._places.engines:
             await engine.fence(run, attempt)
 
     async def purge_effects(self, seconds: float) -> int:
         """Forget what keys older than `seconds` have done, some thousands a call; return how many."""
-        return sum([await engine.purge_effects(seconds) for engine in self._engines.values()])
+        return sum([await engine.purge_effects(seconds) for engine in self._places.engines])
 
     async def schema(
         self,
@@ -139,24 +225,17 @@ class SqlService:
         database: str | None = None,
         deadline: float | None = None,
     ) -> SqlTables:
-        """Return the caller's tables and views whose name fits `pattern` (`*` and `%`: anything).
+        """Return the tables and views that fit `pattern` by their name or a column's.
 
-        names: name and kind. summary: also columns, estimated rows, comment. full: also defaults,
-        constraints, indexes and view definitions.
+        In the pattern `*` and `%` stand for anything, `?` for one character. What each `detail` shows:
+        `storage.sql.catalog.describe`.
 
         Raises:
-            InvalidInput: the pattern or the detail does not fit.
+            InvalidInput: the pattern or the detail does not fit. NotFound: as `query`.
         """
-        refuse_database(database)
-        if detail not in ("names", "summary", "full"):
-            raise InvalidInput(f"detail: {detail!r} is not names, summary or full", param="detail")
-        wanted = names.prefix(pattern, "pattern") or "*"
-        engine, schema = self._located(principal)
-        async with self._operation(principal, "read", policy.Listing(OWN), deadline=deadline):
-            tables = await engine.describe(schema, wanted, detail)
-        return SqlTables(
-            tables=[item for item in tables if policy.allows(principal, "read", OWN + item["name"])]
-        )
+        wanted = sql_schema.wanted(pattern, detail)
+        place = self._places(principal, database)
+        return await sql_schema.tables(self._operation, principal, place, wanted, deadline)
 
     async def table(self, principal: Principal, schema: str, table: str) -> dict[str, Any]:
         """Return one table in full, with its first rows: what the resource `sql://main/TABLE` shows.
@@ -164,59 +243,23 @@ class SqlService:
         Raises:
             NotFound: there is no such table, or it is not in the caller's own schema `main`.
         """
-        engine, own = self._located(principal)
-        async with self._operation(principal, "read", OWN + _possible(table)):
-            named = await engine.describe(own, table, "full") if schema == "main" else []
-        found = [item for item in named if item["name"] == table]
-        if not found:
-            raise NotFound(f"the table {table!r} does not exist in the schema {schema!r}")
+        place = self._places(principal, None)
+        shown = await sql_schema.table(self._operation, principal, place, schema, table)
         quoted = table.replace('"', '""')
         sql = f'select * from "{quoted}"'  # noqa: S608  quoted, and checked as any other statement
         rows = await self.query(principal, sql, max_rows=100)
-        return found[0] | {"rows": rows["rows"], "truncated": rows["truncated"]}
+        return shown | {"rows": rows["rows"], "truncated": rows["truncated"]}
 
-    def _located(self, principal: Principal) -> tuple[SqlEngine, str]:
-        placement = self._place(principal.tenant)
-        return self._engines[placement.url], placement.schema
-
-    async def _checked(
-        self, principal: Principal, engine: SqlEngine, schema: str, sql: str, *, writable: bool
-    ) -> Checked:
-        try:
-            return await engine.check(schema, sql, writable=writable)
-        except AppError:
-            # A refused statement names no table that could be trusted: the audit shows it on all.
-            async with self._operation(
-                principal, "write" if writable else "read", policy.Listing(OWN)
-            ):
-                raise
-
-    @asynccontextmanager
-    async def _opened(
+    def _statement(
         self,
         principal: Principal,
+        place: Place,
         checked: Checked,
-        key: str | None,
         deadline: float | None,
-        labels: tuple[str, ...],
-    ) -> AsyncGenerator[list[Operation]]:
-        """Open the operations of a statement; yield those that write."""
-        uris: list[tuple[policy.Verb, str]] = [
-            *(("write", OWN + name) for name in sorted(checked.writes)),
-            *(("read", OWN + name) for name in sorted(checked.reads)),
-        ]
-        if checked.effects and not checked.writes:
-            uris.append(("write", policy.Listing(OWN)))  # locks rows or moves a sequence
-        if not uris:
-            uris.append(("read", policy.Listing(OWN)))
-        async with AsyncExitStack() as stack:
-            opened = [
-                await stack.enter_async_context(
-                    self._operation(principal, verb, uri, key=key, deadline=deadline, labels=labels)
-                )
-                for verb, uri in uris
-            ]
-            yield opened[: len(checked.writes)]
+        key: str | None = None,
+        *labels: str,
+    ) -> Statement:
+        return Statement(self._operation, principal, place, checked, deadline, key, labels)
 
 
 def _effect(operation: Operation) -> EffectKey | None:
@@ -225,15 +268,3 @@ def _effect(operation: Operation) -> EffectKey | None:
     if operation.lease is None:
         return EffectKey(operation.key)
     return EffectKey(operation.key, operation.lease.run, operation.lease.attempt)
-
-
-def _possible(table: str) -> str:
-    """Return a name that a table may have in PostgreSQL: up to 63 bytes of any text but U+0000.
-
-    Raises:
-        NotFound: no table can be called so.
-    """
-    encoded = table.encode("utf-8", "replace")
-    if not 0 < len(encoded) <= 63 or "\0" in table or encoded.decode() != table:
-        raise NotFound(f"table {table[:80]!r} does not exist", param="table")
-    return table

@@ -6,12 +6,14 @@ import base64
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
-from mcp_server.errors import InvalidInput, NotFound
-from mcp_server.storage.sql import Checked, Page, SqlResult
+from mcp_server.errors import InvalidInput
+from mcp_server.services.sql_places import MAIN
+from mcp_server.storage.sql import Checked, Page, SqlPreview, SqlResult
 
 DEFAULT_ROWS = 1000
 MAX_ROWS = 10_000
@@ -19,9 +21,32 @@ MAX_BYTES = 4 * 1024 * 1024
 MAX_PARAMS = 32_767  # asyncpg's limit; the protocol's is 65,535
 
 
+PREVIEW_NOTE = (
+    "nothing was kept: it ran in a transaction that was rolled back; "
+    "numbers that sequences gave out meanwhile are not given again"
+)
+
+
 class SqlColumn(TypedDict):
     name: str
     type: str
+
+
+class SqlChanged(TypedDict):
+    """One row as it was and as it would be; null where there is none."""
+
+    before: list[Any] | None
+    after: list[Any] | None
+
+
+class SqlPreviewed(TypedDict):
+    """What a previewed statement would change: `tables` it writes, some rows of them in `changes`."""
+
+    tables: list[str]
+    columns: list[SqlColumn]
+    changes: list[SqlChanged]
+    truncated: bool
+    note: str
 
 
 class SqlRows(TypedDict):
@@ -34,6 +59,12 @@ class SqlRows(TypedDict):
     next_cursor: str | None
 
 
+class SqlOutcome(SqlRows):
+    """`preview` is there if the statement was previewed, and so not kept."""
+
+    preview: NotRequired[SqlPreviewed]
+
+
 class SqlCall:
     """One call of `sql_query` or `sql_execute`.
 
@@ -42,7 +73,6 @@ class SqlCall:
 
     Raises:
         InvalidInput: an argument is out of range, or the cursor is another statement's.
-        NotFound: the database is not configured.
     """
 
     def __init__(
@@ -51,10 +81,9 @@ class SqlCall:
         sql: str,
         params: Sequence[Any] | None,
         max_rows: int,
-        cursor: str | None,
-        database: str | None,
+        cursor: str | None = None,
+        database: str | None = None,
     ) -> None:
-        refuse_database(database)
         if not 1 <= max_rows <= MAX_ROWS:
             raise InvalidInput(
                 f"max_rows: {max_rows} is not within 1-{MAX_ROWS}; use next_cursor for more",
@@ -66,7 +95,7 @@ class SqlCall:
                 f"params: {len(self.params)} are more than the {MAX_PARAMS} allowed", param="params"
             )
         self._max_rows = max_rows
-        given = json.dumps([tenant, sql, self.params], ensure_ascii=True)
+        given = json.dumps([tenant, database or MAIN, sql, self.params], ensure_ascii=True)
         self._digest = hashlib.sha256(given.encode()).hexdigest()[:16]
         self._skip = self._decoded(cursor) if cursor is not None else 0
 
@@ -95,12 +124,12 @@ class SqlCall:
             )
         return Page(self._max_rows, MAX_BYTES, self._skip)
 
-    def answer(self, checked: Checked, result: SqlResult) -> SqlRows:
+    def answer(self, checked: Checked, result: SqlResult) -> SqlOutcome:
         cursor = None
         if result.more and checked.repeatable:
             position = f"{self._digest}.{self._skip + len(result.rows)}"
             cursor = base64.urlsafe_b64encode(position.encode()).decode().rstrip("=")
-        return SqlRows(
+        return SqlOutcome(
             columns=[SqlColumn(name=name, type=type_) for name, type_ in result.columns],
             rows=result.rows,
             row_count=result.row_count,
@@ -108,15 +137,14 @@ class SqlCall:
             next_cursor=cursor,
         )
 
-
-def refuse_database(database: str | None) -> None:
-    """Refuse a database by name: none but the tenants' own is configured.
-
-    Raises:
-        NotFound: always, unless it is None.
-    """
-    if database is not None:
-        raise NotFound(
-            f"database: {database[:80]!r} is not configured, and no other is; leave it out",
-            param="database",
+    def previewed(self, checked: Checked, shown: SqlPreview) -> SqlOutcome:
+        """Return the answer of a statement that was taken back."""
+        rows = self.answer(replace(checked, kind="preview"), shown.result)
+        rows["preview"] = SqlPreviewed(
+            tables=sorted(checked.writes),
+            columns=[SqlColumn(name=name, type=type_) for name, type_ in shown.columns],
+            changes=[SqlChanged(before=item.before, after=item.after) for item in shown.changes],
+            truncated=shown.more,
+            note=PREVIEW_NOTE,
         )
+        return rows

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -44,31 +44,43 @@ class StatementJournal:
         self._statement = statement
         self._first = operations[0]  # the marks are the statement's, not a table's
 
-    async def intend(self) -> None:
-        """Journal that the statement is about to run.
+    async def answered(self) -> Any | None:
+        """Return what `settle` stored under the key for this statement, if it is done.
+
+        Raises:
+            LeaseLost: the run is not the caller's any more.
+        """
+        return await self._first.look(self._control, self._statement)
+
+    async def intend(self) -> bool:
+        """Journal that the statement is about to run; tell whether no try with this key did so yet.
 
         Raises:
             LeaseLost: the run is not the caller's any more.
         """
         async with self._control.begin() as tx:
-            if await self._first.first(tx, "intent", self._statement):
+            new = await self._first.first(tx, "intent", self._statement)
+            if new:
                 for operation in self._operations:
                     await operation.journal(tx, verb="intent")
+        return new
 
-    async def settle(self, verb: Literal["write", "abort"]) -> None:
+    async def settle(self, verb: Literal["write", "abort"], answer: Any = None) -> None:
         """Journal the outcome, also when the caller goes away meanwhile; the statement has run already.
+
+        `answer`, if given, is stored for `answered`, if there is a key.
 
         Raises:
             LeaseLost: the run is not the caller's any more; whoever holds it settles.
         """
-        await asyncio.shield(asyncio.create_task(self._settled(verb)))
+        await asyncio.shield(asyncio.create_task(self._settled(verb, answer)))
 
-    async def _settled(self, verb: str) -> None:
+    async def _settled(self, verb: str, answer: Any) -> None:
         try:
             async with asyncio.timeout(_SETTLE_SECONDS):
                 while True:
                     try:
-                        return await self._settle(verb)
+                        return await self._settle(verb, answer)
                     except (SQLAlchemyError, OSError):
                         if self._first.key is None:  # once more could be once too often
                             raise
@@ -77,7 +89,7 @@ class StatementJournal:
             # The caller gets the statement's own outcome: an error here would make it run twice.
             logger.exception("the outcome of a statement could not be journalled")
 
-    async def _settle(self, verb: str) -> None:
+    async def _settle(self, verb: str, answer: Any) -> None:
         async with self._control.begin() as tx:
             if verb == "abort":
                 new = await self._withdraw(tx)
@@ -86,6 +98,8 @@ class StatementJournal:
             if new:
                 for operation in self._operations:
                     await operation.journal(tx, verb=verb)
+                if answer is not None and await self._first.first(tx, self._statement):
+                    await self._first.remember(tx, answer, self._statement)
 
     async def _withdraw(self, tx: AsyncConnection) -> bool:
         """Take the mark of the intent back, so that another try has its own.

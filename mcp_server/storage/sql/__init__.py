@@ -15,7 +15,7 @@ class Checked:
 
     `sql` is the text to send; `edited` says that it is not the caller's own. `kind` is the command in
     lower case. `reads` and `writes` are names in the caller's schema. `effects`: it changes or locks
-    something, if only a sequence.
+    something, if only a sequence; `draws`: it moves a sequence by name, which no rollback takes back.
     """
 
     sql: str
@@ -25,6 +25,7 @@ class Checked:
     writes: frozenset[str]
     effects: bool
     edited: bool
+    draws: bool = False
 
     @property
     def repeatable(self) -> bool:
@@ -55,6 +56,19 @@ class SqlResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which tables to describe, and how: `*` and `%` in `pattern` stand for anything, `?` for one character.
+
+    `every`: those of all schemas that the connection's own role may read, not of one schema only.
+    """
+
+    pattern: str = "*"
+    detail: Detail = "summary"
+    exact: bool = False
+    every: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class EffectKey:
     """The key under which a statement is run once; if it is a step's, also its run and attempt."""
 
@@ -63,18 +77,33 @@ class EffectKey:
     attempt: int | None = None
 
 
-class SqlEngine(Protocol):
-    """Runs tenants' statements, each tenant in a schema of its own.
+@dataclass(frozen=True, slots=True)
+class SqlChange:
+    """One row as it was and as it would be, with None where there is none."""
 
-    `schema` is a lower-case identifier that needs no quotes. An engine must keep tenants apart even if a
-    statement names another tenant's schema: no row, name or size of another tenant may be seen, changed or
-    told from what does not exist. It must not hold a connection between two calls for a caller.
+    before: list[Any] | None
+    after: list[Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class SqlPreview:
+    """What a statement answered before it was taken back, with `row_count` over all its rows.
+
+    `changes` hold some of the rows it changed, of these `columns`, if it has no rows of its own.
     """
 
-    @property
-    def url(self) -> str:
-        """The database, by the URL that a tenant's placement names it with."""
-        ...
+    result: SqlResult
+    columns: list[tuple[str, str]]
+    changes: list[SqlChange]
+    more: bool
+
+
+class SqlDatabase(Protocol):
+    """Runs checked statements in a database.
+
+    `schema` is where unqualified names are looked up, a lower-case identifier that needs no quotes. It
+    must not hold a connection between two calls for a caller.
+    """
 
     async def check(self, schema: str, sql: str, *, writable: bool) -> Checked:
         """Return the statement if a tenant may run it; must not run any of it.
@@ -107,6 +136,42 @@ class SqlEngine(Protocol):
         """
         ...
 
+    async def preview(
+        self,
+        schema: str,
+        statement: Checked,
+        params: Sequence[Any],
+        page: Page,
+        *,
+        sample: bool,
+    ) -> SqlPreview:
+        """Must run the statement as `run` does, within the same limits, and take it back.
+
+        Only what sequences drew may stay. `sample`: the caller may read what the statement writes.
+        """
+        ...
+
+    async def describe(self, schema: str, wanted: Wanted) -> tuple[list[dict[str, Any]], bool]:
+        """Return the tables and views by name, and whether some were left out."""
+        ...
+
+    async def ping(self) -> None:
+        """Must return when the database answers, and raise Unavailable if it does not."""
+        ...
+
+
+class SqlEngine(SqlDatabase, Protocol):
+    """Runs tenants' statements, each tenant in a schema of its own.
+
+    An engine must keep tenants apart even if a statement names another tenant's schema: no row, name or
+    size of another tenant may be seen, changed or told from what does not exist.
+    """
+
+    @property
+    def url(self) -> str:
+        """The database, by the URL that a tenant's placement names it with."""
+        ...
+
     async def fence(self, run: str, attempt: int) -> None:
         """Must refuse every later commit of an effect of this run under a lease older than `epoch`."""
         ...
@@ -115,10 +180,11 @@ class SqlEngine(Protocol):
         """Must forget effects and fences older than `seconds`, some thousands at a time, and count them."""
         ...
 
-    async def describe(self, schema: str, pattern: str, detail: Detail) -> list[dict[str, Any]]:
-        """Return the tables, views and sequences of one schema by name; must show no other's."""
-        ...
 
-    async def ping(self) -> None:
-        """Must return when the database answers, and raise Unavailable if it does not."""
-        ...
+@dataclass(frozen=True, slots=True)
+class OutsideDatabase:
+    """A database of the operator's: read only unless `writable`; unqualified names mean `schema`."""
+
+    database: SqlDatabase
+    schema: str
+    writable: bool

@@ -46,8 +46,13 @@ _BY_CLASS: dict[str, type[AppError]] = {
 _VALUES = {"22P02", "22007", "22008", "22021"}
 
 
-def translate(error: PostgresError, schema: str, *, positions: bool) -> AppError:
-    """Return the error for the caller. `positions`: the text sent was the caller's own."""
+def translate(
+    error: PostgresError, schema: str, *, positions: bool, outside: bool = False
+) -> AppError:
+    """Return the error for the caller. `positions`: the text sent was the caller's own.
+
+    `outside`: the database is not this server's, and `schema` no secret.
+    """
     state = error.sqlstate or "XX000"
     if state == LEASE_LOST:
         return LeaseLost()
@@ -57,7 +62,9 @@ def translate(error: PostgresError, schema: str, *, positions: bool) -> AppError
             "give each call a key of its own",
             param="params",
         )
-    if state.startswith("42501"):
+    if state == "42501" and outside:
+        return Forbidden("sql: permission denied by this database", param="sql")
+    if state == "42501":
         # Its text names objects and roles that the caller may not know of.
         return Forbidden(
             "sql: permission denied: only your own schema can be used, and sql_query only reads it",
@@ -73,7 +80,8 @@ def translate(error: PostgresError, schema: str, *, positions: bool) -> AppError
     place = f", at character {error.position}" if positions and error.position else ""
     parts = [error.message, error.detail, error.hint and f"Hint: {error.hint}"]
     text = ". ".join(part.rstrip(".") for part in parts if part)
-    message = f"sql: {hide(text, schema)[:_MAX_MESSAGE]} (SQLSTATE {state}{place})"
+    shown = text if outside else hide(text, schema)
+    message = f"sql: {shown[:_MAX_MESSAGE]} (SQLSTATE {state}{place})"
     return kind(message, param="params" if state in _VALUES else "sql")
 
 

@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from mcp_server.errors import Unavailable
-from mcp_server.storage.sql import Detail, catalog, tenant_effects
+from mcp_server.storage.sql import Wanted, catalog, tenant_effects, tenant_erasure
 from mcp_server.storage.sql.fence import Catalog, raise_fence
 from mcp_server.storage.sql.tenant_roles import TenantRoles
 from mcp_server.storage.sql.values import PgType
@@ -94,9 +94,22 @@ class Owner:
         async with self._transaction() as connection:
             return await tenant_effects.purge(connection, seconds)
 
-    async def describe(self, schema: str, pattern: str, detail: Detail) -> list[dict[str, Any]]:
+    async def erase(self, schema: str) -> None:
+        """See `tenant_erasure`."""
         async with self._transaction() as connection:
-            return await catalog.describe(connection, schema, pattern, detail)
+            await tenant_erasure.lock_out(connection, self.roles, schema)
+        async with self._transaction() as connection:
+            await tenant_erasure.erase(connection, self.roles, schema)
+        self._made.discard(schema)
+
+    async def left(self, schema: str) -> dict[str, int]:
+        """See `tenant_erasure.left`."""
+        async with self._transaction() as connection:
+            return await tenant_erasure.left(connection, self.roles, schema)
+
+    async def describe(self, schema: str, wanted: Wanted) -> tuple[list[dict[str, Any]], bool]:
+        async with self._transaction() as connection:
+            return await catalog.describe(connection, schema, wanted)
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncGenerator[AsyncConnection]:

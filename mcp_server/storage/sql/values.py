@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, cast
 
 from mcp_server.errors import InvalidInput
@@ -34,7 +35,8 @@ def decoder(type_: PgType) -> Decoder:
     """Return what turns PostgreSQL's text of this type into JSON.
 
     Integers are numbers; numeric is a string, since JSON readers round it; floats are numbers, or
-    strings if NaN or infinite; timestamps are ISO 8601; json stays JSON; arrays are lists; all else
+    strings if NaN or infinite; timestamps are ISO 8601; json stays JSON, but for numbers that no float
+    holds, which are strings; arrays are lists; all else
     (bytea as `\\x…`, interval as ISO 8601, uuid, ranges, composites) is PostgreSQL's text.
     """
     if type_.element is not None:
@@ -58,9 +60,18 @@ def _float(text: str) -> float | str:
     return value if math.isfinite(value) else text
 
 
+def _decimal(text: str) -> float | str:
+    """Return a number of a JSON value, as text if a float would not hold all of it."""
+    value = _float(text)
+    # Any 15 digits fit a float: https://en.wikipedia.org/wiki/Double-precision_floating-point_format
+    if len(text) <= 15 or isinstance(value, str) or Decimal(text) == Decimal(repr(value)):
+        return value
+    return text
+
+
 def _json(text: str) -> Any:
     try:
-        return json.loads(text, parse_float=_float)
+        return json.loads(text, parse_float=_decimal)
     except (ValueError, RecursionError):
         # Digits beyond Python's limit, or deeper than its stack: the text says it all.
         return text

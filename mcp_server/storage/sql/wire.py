@@ -20,6 +20,8 @@ from asyncpg import protocol
 CONNECT_TIMEOUT = 10
 CLOSE_TIMEOUT = 5
 
+_ALL = 2**31 - 1
+
 # The type "char", which asyncpg's map of names to OIDs leaves out in favour of char(n).
 _CHAR_OID = 18
 
@@ -133,6 +135,7 @@ class Session:
         self._limit = limit
         self._statement: Any = None
         self._cursor: Any = None
+        self._fetched = 0
         transport = connection._transport  # noqa: SLF001  asyncpg has no public way to it
         self._meter = _Meter(connection._protocol, transport)  # noqa: SLF001  the same
         transport.set_protocol(self._meter)
@@ -170,6 +173,11 @@ class Session:
     @property
     def closed(self) -> bool:
         return self._connection.is_closed()
+
+    @property
+    def server_version(self) -> int:
+        """The major version of PostgreSQL on the other side."""
+        return int(self._connection.get_server_version().major)
 
     @contextmanager
     def _failures(self) -> Generator[None]:
@@ -214,13 +222,19 @@ class Session:
         """Open the prepared statement's rows, after the first `skip`."""
         with self._failures():
             self._cursor = await self._statement.cursor(*arguments)
-            if skip:
-                await self._cursor.forward(skip)
+            self._fetched = await self._cursor.forward(skip) if skip else 0
 
     async def fetch(self, count: int) -> list[tuple[str | None, ...]]:
         """Return up to `count` further rows as texts; fewer means that there are no more."""
         with self._failures():
-            return [tuple(record) for record in await self._cursor.fetch(count)]
+            rows = [tuple(record) for record in await self._cursor.fetch(count)]
+        self._fetched += len(rows)
+        return rows
+
+    async def count(self) -> int:
+        """Return how many rows the statement has, by skipping those that were not fetched."""
+        with self._failures():
+            return self._fetched + int(await self._cursor.forward(_ALL))
 
     async def reset(self) -> None:
         """Make the connection as new for the next call of the same role."""

@@ -100,15 +100,59 @@ async def test_a_table_as_a_resource_has_its_definition_and_first_rows(
             await sql.table(who, schema, table)
 
 
-async def test_more_tables_than_one_answer_holds_ask_for_a_narrower_pattern(
+async def test_more_tables_than_one_answer_holds_are_left_out_and_told(
     sql: SqlService, principal: Principal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(catalog.MAX_TABLES, "summary", 2)
     for name in ("a1", "a2", "b1"):
         await sql.execute(principal, f"create table {name} (x int)")
-    with pytest.raises(InvalidInput, match="narrow it"):
-        await sql.schema(principal)
-    assert len((await sql.schema(principal, "a*"))["tables"]) == 2
+    shown = await sql.schema(principal)
+    assert [item["name"] for item in shown["tables"]] == ["a1", "a2"]
+    assert shown.get("truncated") is True
+    assert (await sql.schema(principal, "b*")) == await sql.schema(principal, "b1")
+    assert "truncated" not in await sql.schema(principal, "b*")
+
+
+async def test_an_answer_is_bounded_however_much_the_tables_hold(
+    sql: SqlService, principal: Principal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remark = "x" * 100_000
+    for name in ("a", "b", "c"):
+        columns = ", ".join(f"c{at} int" for at in range(40))
+        await sql.execute(principal, f"create table {name} ({columns})")
+        await sql.execute(principal, f"comment on table {name} is '{remark}'")
+    (first, *_) = (await sql.schema(principal))["tables"]
+    assert len(first["comment"]) == 2000
+    with monkeypatch.context() as patched:
+        patched.setattr(catalog, "MAX_BYTES", 5000)
+        shown = await sql.schema(principal)
+        assert (len(shown["tables"]), shown.get("truncated")) == (1, True)
+    monkeypatch.setattr(catalog, "MAX_PARTS", 50)
+    shown = await sql.schema(principal)  # the second table's columns are not all there
+    assert [item["name"] for item in shown["tables"]] == ["a"]
+    assert [len(item["columns"]) for item in shown["tables"]] == [40]
+    assert shown.get("truncated") is True
+
+
+async def test_a_pattern_also_finds_columns(sql: SqlService, principal: Principal) -> None:
+    for statement in (
+        "create table users (id int primary key, email text)",
+        "create table orders (no int, region text, u int references users, primary key (no, region))",
+        "create table email (a int)",
+    ):
+        await sql.execute(principal, statement)
+    found = (await sql.schema(principal, "e?ail", "names"))["tables"]
+    assert found == [
+        {"name": "email", "kind": "table"},
+        {"name": "users", "kind": "table", "matches": ["email"]},
+    ]
+    (orders,) = (await sql.schema(principal, "reg*"))["tables"]
+    assert orders["matches"] == ["region"]
+    assert orders["primary_key"] == ["no", "region"]
+    assert "foreign_keys" not in orders
+    (orders,) = (await sql.schema(principal, "orders", "full"))["tables"]
+    assert orders["foreign_keys"] == [{"columns": ["u"], "table": "users", "references": ["id"]}]
+    assert [column["name"] for column in orders["columns"]] == ["no", "region", "u"]
 
 
 @pytest.mark.parametrize("name", ["\x1f", "a\nb", "x" * 63])

@@ -63,6 +63,7 @@ def _check(sql: str, schema: str, writable: bool, reserved: Reserved) -> Checked
         writes=frozenset(touched.writes),
         effects=touched.effects,
         edited=touched.qualified,
+        draws=touched.draws,
     )
 
 

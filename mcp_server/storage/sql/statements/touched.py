@@ -23,6 +23,7 @@ class Touched:
     reads: set[str] = field(default_factory=set[str])
     writes: set[str] = field(default_factory=set[str])
     effects: bool = False
+    draws: bool = False
     qualified_at: set[int] = field(default_factory=set[int])
     qualified_list: bool = False
 

@@ -38,7 +38,7 @@ def requalify(
             kept = token.end + 1
     edited = "".join(pieces) + sql[kept:]
     try:
-        same = [_plain(node) for node in parse_sql(edited)] == [_plain(tree)]
+        same = [plain(node) for node in parse_sql(edited)] == [plain(tree)]
     except (ParseError, RecursionError) as error:
         raise InvalidInput(_REFUSED, param="sql") from error
     if not same:
@@ -46,11 +46,11 @@ def requalify(
     return edited
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return a parse tree as tuples, without the places in the text."""
     if isinstance(value, ast.Node):
         slots = (slot for slot in slots_of(value) if slot not in _LOCATIONS)
-        return (type(value).__name__, *((slot, _plain(getattr(value, slot))) for slot in slots))
+        return (type(value).__name__, *((slot, plain(getattr(value, slot))) for slot in slots))
     if isinstance(value, tuple):
-        return tuple(_plain(item) for item in cast("tuple[Any, ...]", value))
+        return tuple(plain(item) for item in cast("tuple[Any, ...]", value))
     return value

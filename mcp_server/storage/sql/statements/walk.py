@@ -147,7 +147,7 @@ class Walk:
             self.touched.reads.add(sequence)
         else:
             self.touched.writes.add(sequence)
-            self.touched.effects = True
+            self.touched.effects = self.touched.draws = True
 
     def _expression(self, node: Any) -> None:
         match node:
