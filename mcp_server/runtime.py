@@ -48,6 +48,7 @@ from mcp_server.services.triggers import TriggerService
 from mcp_server.services.undo import UndoService
 from mcp_server.services.vectors import VectorService
 from mcp_server.settings import Settings
+from mcp_server.services.vectors.keeping import keeping_versions
 from mcp_server.storage.sql.wake import TOPICS
 from mcp_server.toolbox import BusToolbox
 from mcp_server.updates import Updates, serve_listening
@@ -109,12 +110,16 @@ async def open_runtime(
         )
         await stack.enter_async_context(keeping_kv(control, settings.undo_days))
         stores = run_stores(engines.runs, engines.heartbeat, settings.run_redact)
+        await stack.enter_async_context(keeping_versions(control, settings.undo_days))
         runs = await stack.enter_async_context(
             open_runs(operations, control, stores, engines.wake, settings.run_ttl_days.seconds)
         )
         standing = _standing(engines, operations, stores, declared, settings)
         kv = KvService(operations, control, undo_days=settings.undo_days)
         services = Services(
+        vectors = VectorService(
+            *(operations, control, engines.vectors, engines.embedder), undo_days=settings.undo_days
+        )
             agents=AgentService(
                 operations, control, models=engines.router.models, tools=list_tools
             ),
@@ -127,8 +132,8 @@ async def open_runtime(
             schedules=ScheduleService(*standing),
             triggers=TriggerService(*standing),
             sql=SqlService(operations, control, engines.sql),
-            undo=UndoService(operations, control, {"kv": kv, "object": objects}),
-            vectors=VectorService(operations, control, engines.vectors, engines.embedder),
+            undo=UndoService(operations, control, {"kv": kv, "object": objects, "vector": vectors}),
+            vectors=vectors,
         )
         updates = Updates()
         server = IsthmusServer(

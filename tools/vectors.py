@@ -17,6 +17,8 @@ from mcp_server.services.vectors.results import (
     VectorDeleted,
     VectorPage,
     VectorResults,
+    VectorStoreDeleted,
+    VectorUpdated,
 )
 
 Store = Annotated[str, Field(description="name or vs_… id")]
@@ -71,10 +73,44 @@ async def vector_search(
     k: Annotated[int, Field(description="1-100")] = 10,
     filter: Filter = None,  # noqa: A002 - the contract's name
     mode: Annotated[Mode, Field(description="text finds exact words and identifiers")] = "hybrid",
+    weights: Annotated[
+        dict[str, float] | None, Field(description="of hybrid: {dense: 1, text: 1}")
+    ] = None,
+    min_score: Annotated[
+        float | None, Field(description="leave out what scores less: cosine, BM25, or rank sums")
+    ] = None,
 ) -> VectorResults:
-    """Find passages by meaning (dense), by words (text) or by both."""
+    """Find passages by meaning (dense), by words (text) or by both, each with where it stands."""
     return await call.services.vectors.search(
-        call.principal, store, query, k=k, filter=filter, mode=mode
+        call.principal,
+        store,
+        query,
+        k=k,
+        filter=filter,
+        mode=mode,
+        weights=weights,
+        min_score=min_score,
+    )
+
+
+@tool(verb="write")
+async def vector_update(
+    call: Call,
+    store: Store,
+    metadata: Annotated[
+        dict[str, Any], Field(description="merged into what is there; null removes a key")
+    ],
+    document: str | None = None,
+    filter: Filter = None,  # noqa: A002 - the contract's name
+) -> VectorUpdated:
+    """Change the metadata of one document, or of all that fit a filter; nothing is embedded again."""
+    return await call.services.vectors.update(
+        call.principal,
+        store,
+        metadata,
+        document=document,
+        filter=filter,
+        idempotency_key=call.key,
     )
 
 
@@ -89,6 +125,12 @@ async def vector_delete(
     return await call.services.vectors.delete(
         call.principal, store, document=document, filter=filter, idempotency_key=call.key
     )
+
+
+@tool(verb="write")
+async def vector_store_delete(call: Call, store: Store) -> VectorStoreDeleted:
+    """Delete a store with all its documents; it cannot be undone."""
+    return await call.services.vectors.delete_store(call.principal, store, idempotency_key=call.key)
 
 
 @tool(verb="read", read_only=True, destructive=False)

@@ -49,6 +49,21 @@ CALLS: dict[str, tuple[str, dict[str, Any], int]] = {
         {"store": "s", "filter": {"type": "eq", "key": "kind", "value": "old"}},
         2,
     ),
+    "vector_update": (
+        "vector_update",
+        {"store": "s", "metadata": {"kind": "new"}, "document": "there"},
+        1,
+    ),
+    "vector_update, many": (
+        "vector_update",
+        {
+            "store": "s",
+            "metadata": {"kind": "new"},
+            "filter": {"type": "eq", "key": "kind", "value": "old"},
+        },
+        2,
+    ),
+    "vector_store_delete": ("vector_store_delete", {"store": "s"}, 1),
     "agent_save": ("agent_save", {"name": "helper", "instructions": "Help."}, 1),
     "sql_execute": (
         "sql_execute",

@@ -63,6 +63,8 @@ NEEDS: dict[str, tuple[Need, ...]] = {
     "vector_delete": (("write", "vector://door/absent"),),
     "vector_list": (("read", Listing("vector://door/")),),
     "agent_save": (("write", "agent://door-agent"),),
+    "vector_update": (("write", "vector://door/d1"),),
+    "vector_store_delete": (("write", "vector://door-absent/"),),
     "agent_list": (("read", Listing("agent://")),),
     "agent_run": (("run", "agent://door-agent-run"),),
     "run_get": (("read", "run://$run"),),

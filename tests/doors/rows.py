@@ -154,6 +154,13 @@ TOOLS: dict[str, Row] = {
     "agent_list": Row({}, {}, ({"limit": 1}, "^invalid_input: limit: agent_list has no such argument"), (("agent_save", AGENT),)),
     "agent_run": Row(
         {"agent": "door-agent-run", "input": '{"tool": "kv_get", "arguments": {"key": "door"}}'},
+    "vector_update": Row(
+        {"store": "door", "metadata": {"a": 1}, "document": "d1"}, {"updated": 1},
+        ({"metadata": {"a": "x" * 20_000}}, "^invalid_input: metadata"), (("vector_add", TEXT),),
+    ),
+    "vector_store_delete": Row(
+        {"store": "door-absent"}, {"deleted": False}, ({"store": "a/b"}, "^invalid_input: store"),
+    ),
         {"status": "completed", "error": None}, ({"agent": "absent"}, "^not_found: "),
         (("kv_set", {"key": "door", "value": {"a": [1, None]}}),
          ("agent_save", {"name": "door-agent-run", "instructions": "Use tools.", "tools": ["kv_get"]})),

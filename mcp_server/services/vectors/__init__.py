@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mcp_server.services.vectors.reading import Mode
 from mcp_server.services.vectors.results import (
     VectorAdded,
     VectorDeleted,
@@ -10,8 +11,10 @@ from mcp_server.services.vectors.results import (
     VectorPage,
     VectorResult,
     VectorResults,
+    VectorStoreDeleted,
+    VectorUpdated,
 )
-from mcp_server.services.vectors.service import Mode, VectorService
+from mcp_server.services.vectors.service import VectorService
 
 __all__ = [
     "Mode",
@@ -23,4 +26,6 @@ __all__ = [
     "VectorResult",
     "VectorResults",
     "VectorService",
+    "VectorStoreDeleted",
+    "VectorUpdated",
 ]

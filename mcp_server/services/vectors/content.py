@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, cast
 
 from mcp_server.errors import InvalidInput
 from mcp_server.ingest.chunk import chunk
+from mcp_server.ingest.measure import Measure
+from mcp_server.ingest.parsed import Section
 from mcp_server.ingest.tokenise import tokenise
 from mcp_server.storage.sql.schema import encode_json
 
@@ -16,16 +18,43 @@ MAX_TEXT_BYTES = 2 * 1024 * 1024
 MAX_QUERY_CHARACTERS = 32 * 1024
 MAX_METADATA_BYTES = 16 * 1024
 MAX_METADATA_DEPTH = 16
+MAX_LABEL_CHARACTERS = 2048
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One chunk: its text, where it stands in the document, and its tokens."""
+    """One chunk: its text, where it stands in the document, under which heading, and its tokens."""
 
     body: str
     start: int
     end: int
     tokens: list[str]
+    page: int | None = None
+    heading: str | None = None
+
+    @property
+    def embedded(self) -> str:
+        """What a model embeds: the heading tells what the text is about."""
+        # White space says nothing, and a model's limit counts it.
+        return " ".join(f"{self.heading or ''} {self.body}".split())
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document about to be written: all of it but its vectors."""
+
+    name: str
+    text: str
+    metadata: dict[str, Any]
+    pieces: Sequence[Piece] = ()
+    title: str | None = None
+    source: str | None = None
+    media_type: str | None = None
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of the text in UTF-8, in hexadecimal."""
+        return sha256(self.text.encode()).hexdigest()
 
 
 def checked_text(text: str) -> str:
@@ -105,19 +134,45 @@ def storable(text: str, param: str) -> str:
     return text
 
 
-def fingerprint(text: str) -> str:
-    """Return the SHA-256 of a text in UTF-8, in hexadecimal."""
-    return sha256(text.encode()).hexdigest()
+def checked_label(value: str | None, param: str) -> str | None:
+    """Return a title, a source or a media type; None stays None.
+
+    Raises:
+        InvalidInput: it is over 2,048 characters, or holds a character that no text column can.
+    """
+    if value is None:
+        return None
+    if len(value) > MAX_LABEL_CHARACTERS:
+        raise InvalidInput(
+            f"{param}: {len(value)} characters are more than the {MAX_LABEL_CHARACTERS} allowed",
+            param=param,
+        )
+    return storable(value, param)
 
 
-def pieces(text: str) -> list[Piece]:
+def pieces(
+    text: str, sections: Sequence[Section] = (), measure: Measure | None = None
+) -> list[Piece]:
     """Cut a text into pieces that lie end to end; a pure computation, seconds long for megabytes."""
-    spans = chunk(text)
-    bodies = [text[span.start : span.end] for span in spans]
     return [
-        Piece(body, span.start, span.end, tokenise(body))
-        for body, span in zip(bodies, spans, strict=True)
+        _piece(text, span.start, span.end, span.page, span.context or None)
+        for span in chunk(text, sections, measure)
     ]
+
+
+def cut_again(text: str, places: Sequence[Sequence[Any]]) -> list[Piece]:
+    """Cut a text where it was cut before; `places` are as `places_of` gave them."""
+    return [_piece(text, *place) for place in places]
+
+
+def places_of(pieces: Sequence[Piece]) -> list[list[Any]]:
+    """Return where pieces stand, as JSON: start, end, page and heading of each."""
+    return [[piece.start, piece.end, piece.page, piece.heading] for piece in pieces]
+
+
+def _piece(text: str, start: int, end: int, page: int | None, heading: str | None) -> Piece:
+    body = text[start:end]
+    return Piece(body, start, end, tokenise(body), page, heading)
 
 
 def _texts(value: object) -> Iterator[str]:

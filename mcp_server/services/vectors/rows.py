@@ -1,16 +1,15 @@
-"""The rows of vector stores: stores, documents and chunks; they decide what exists."""
+"""The rows of documents and their chunks; they decide what exists."""
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Row,
+    Text,
     and_,
     any_,
     bindparam,
@@ -29,50 +28,9 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mcp_server import filters
-from mcp_server.services.vectors.content import Piece
-from mcp_server.storage.sql.schema import chunks, documents, vector_stores
+from mcp_server.services.vectors.content import Document
+from mcp_server.storage.sql.schema import chunks, documents
 from mcp_server.storage.vectors import Restriction, Store
-
-STORE_ID = "vs_"
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """A document about to be written."""
-
-    name: str
-    metadata: dict[str, Any]
-    sha256: str
-    pieces: Sequence[Piece]
-
-
-async def find_store(tx: AsyncConnection, tenant: str, name: str) -> Store | None:
-    """Return a tenant's store by its name or its `vs_` id."""
-    by = vector_stores.c.id if name.startswith(STORE_ID) else vector_stores.c.name
-    found = await tx.execute(
-        select(vector_stores).where(vector_stores.c.tenant == tenant, by == name)
-    )
-    row = found.first()
-    if row is None:
-        return None
-    return Store(row.id, row.tenant, row.name, row.embedding_model, row.dimensions)
-
-
-async def make_store(
-    tx: AsyncConnection, tenant: str, name: str, model: str, dimensions: int
-) -> Store:
-    """Return the store of a name, made now unless somebody else just made it."""
-    values = {
-        "id": STORE_ID + secrets.token_hex(12),
-        "tenant": tenant,
-        "name": name,
-        "embedding_model": model,
-        "dimensions": dimensions,
-    }
-    await tx.execute(upsert(vector_stores).values(values).on_conflict_do_nothing())
-    store = await find_store(tx, tenant, name)
-    assert store is not None, "a store is never deleted"  # noqa: S101
-    return store
 
 
 async def find_document(tx: AsyncConnection, store: Store, name: str) -> Row[Any] | None:
@@ -96,44 +54,74 @@ async def chunk_ids(tx: AsyncConnection, count: int) -> list[int]:
     return list(drawn.scalars())
 
 
-async def put_document(tx: AsyncConnection, store: Store, draft: Draft) -> tuple[int, int | None]:
-    """Write the document's row, locked until the end of `tx`; return its version and the one before."""
-    values = {
-        "metadata": draft.metadata,
-        "sha256": draft.sha256,
-        "chunks": len(draft.pieces),
-        "version": func.next_version(store.tenant),
-    }
-    new = {"store": store.id, "document": draft.name, "tenant": store.tenant}
-    here = and_(_of(store), documents.c.document == draft.name)
-    make = upsert(documents).values(new | values).on_conflict_do_nothing()
+async def make_document(tx: AsyncConnection, store: Store, new: Document) -> tuple[int, int]:
+    """Make the document's row, or lock the one that is there, until the end of `tx`.
+
+    Returns:
+        The version made, 0 if it was there, and the version that was there, 0 if it was made.
+    """
+    at = {"store": store.id, "document": new.name, "tenant": store.tenant}
+    make = upsert(documents).values(at | _values(store, new)).on_conflict_do_nothing()
+    here = and_(_of(store), documents.c.document == new.name)
     while True:
         version = await tx.scalar(make.returning(documents.c.version))
         if version is not None:
-            return version, None
+            return version, 0
         before = await tx.scalar(select(documents.c.version).where(here).with_for_update())
         if before is not None:  # else it was deleted between the two statements
-            break
+            return 0, before
+
+
+async def replace_document(tx: AsyncConnection, store: Store, new: Document) -> int:
+    """Write the row of a document that `tx` holds the lock of; return its new version."""
+    here = and_(_of(store), documents.c.document == new.name)
+    values = _values(store, new) | {"updated_at": func.now()}
     change = update(documents).where(here).values(values).returning(documents.c.version)
-    return (await tx.execute(change)).scalar_one(), before
+    return (await tx.execute(change)).scalar_one()
 
 
-async def put_chunks(tx: AsyncConnection, store: Store, draft: Draft, ids: Sequence[int]) -> None:
+def _values(store: Store, new: Document) -> dict[str, Any]:
+    return {
+        "metadata": new.metadata,
+        "sha256": new.sha256,
+        "chunks": len(new.pieces),
+        "version": func.next_version(store.tenant),
+        "title": new.title,
+        "source": new.source,
+        "media_type": new.media_type,
+    }
+
+
+async def put_metadata(
+    tx: AsyncConnection, store: Store, name: str, metadata: Mapping[str, Any]
+) -> int:
+    """Change the metadata of a document that `tx` holds the lock of; return its new version."""
+    change = (
+        update(documents)
+        .where(_of(store), documents.c.document == name)
+        .values(metadata=metadata, version=func.next_version(store.tenant), updated_at=func.now())
+    )
+    return (await tx.execute(change.returning(documents.c.version))).scalar_one()
+
+
+async def put_chunks(tx: AsyncConnection, store: Store, new: Document, ids: Sequence[int]) -> None:
     """Put the document's chunks in the place of those it had."""
-    old = and_(chunks.c.store == store.id, chunks.c.document == draft.name)
+    old = and_(chunks.c.store == store.id, chunks.c.document == new.name)
     await tx.execute(delete(chunks).where(old))
     rows = [
         {
             "id": key,
             "store": store.id,
-            "document": draft.name,
+            "document": new.name,
             "chunk": ordinal,
             "tenant": store.tenant,
             "body": piece.body,
             "start_at": piece.start,
             "end_at": piece.end,
+            "page": piece.page,
+            "heading": piece.heading,
         }
-        for ordinal, (key, piece) in enumerate(zip(ids, draft.pieces, strict=True))
+        for ordinal, (key, piece) in enumerate(zip(ids, new.pieces, strict=True))
     ]
     await tx.execute(insert(chunks), rows)
 
@@ -142,7 +130,7 @@ async def hydrate(tx: AsyncConnection, store: Store, ids: Sequence[int]) -> dict
     """Return those chunks that exist, by id, with their document's metadata."""
     listed = bindparam("ids", list(ids), type_=ARRAY(BigInteger))
     query = (
-        select(chunks, documents.c.metadata)
+        select(chunks, documents.c.metadata, documents.c.title, documents.c.source)
         .join(
             documents,
             and_(documents.c.store == chunks.c.store, documents.c.document == chunks.c.document),
@@ -152,32 +140,47 @@ async def hydrate(tx: AsyncConnection, store: Store, ids: Sequence[int]) -> dict
     return {row.id: row for row in await tx.execute(query)}
 
 
+async def chunks_of(tx: AsyncConnection, store: Store, name: str) -> Sequence[Row[Any]]:
+    """Return a document's chunks in their order."""
+    mine = and_(chunks.c.store == store.id, chunks.c.document == name)
+    return (await tx.execute(select(chunks).where(mine).order_by(chunks.c.chunk))).all()
+
+
 async def page(
-    tx: AsyncConnection, store: Store, within: Restriction, after: str | None, limit: int
+    tx: AsyncConnection,
+    store: Store,
+    within: Restriction,
+    after: str | None,
+    limit: int,
+    name: str | None = None,
 ) -> Sequence[Row[Any]]:
-    """Return documents in byte order of their names."""
+    """Return documents in byte order of their names; only the one of a name if it is given."""
     query = select(documents).where(_matching(store, within))
+    if name is not None:
+        query = query.where(documents.c.document == name)
     if after is not None:
         query = query.where(documents.c.document > after)
     return (await tx.execute(query.order_by(documents.c.document).limit(limit))).all()
 
 
-async def delete_documents(
+async def lock_documents(
     tx: AsyncConnection, store: Store, within: Restriction, name: str | None = None
-) -> dict[str, int]:
-    """Delete documents with their chunks; return those that were there, with their versions."""
-    doomed = _matching(store, within)
+) -> Sequence[Row[Any]]:
+    """Lock documents until the end of `tx`, and return those that are there, by name.
+
+    They are locked in one order, so that two calls about many never wait for each other.
+    """
+    wanted = _matching(store, within)
     if name is not None:
-        doomed = and_(doomed, documents.c.document == name)
-    # Locked in one order, so that two deletes of many never wait for each other.
-    names = select(documents.c.document).where(doomed).order_by(documents.c.document)
-    locked = names.with_for_update().cte("locked")
-    gone = (
-        delete(documents)
-        .where(_of(store), documents.c.document.in_(select(locked.c.document)))
-        .returning(documents.c.document, documents.c.version)
-    )
-    return {row.document: row.version for row in await tx.execute(gone)}
+        wanted = and_(wanted, documents.c.document == name)
+    query = select(documents).where(wanted).order_by(documents.c.document)
+    return (await tx.execute(query.with_for_update())).all()
+
+
+async def delete_documents(tx: AsyncConnection, store: Store, names: Sequence[str]) -> None:
+    """Delete documents with their chunks; `tx` holds their locks."""
+    doomed = bindparam("doomed", list(names), type_=ARRAY(Text))
+    await tx.execute(delete(documents).where(_of(store), documents.c.document == any_(doomed)))
 
 
 def _of(store: Store) -> ColumnElement[bool]:

@@ -2,47 +2,44 @@
 
 from __future__ import annotations
 
-import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from typing import Any, Literal, get_args
+from typing import Any, cast
 
-import anyio.to_thread
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from mcp_server import filters, policy
+from mcp_server import policy
 from mcp_server.auth.principal import Principal
-from mcp_server.errors import InvalidInput, NotFound
+from mcp_server.errors import Conflict, InvalidInput
 from mcp_server.ingest.embed import Embedder
-from mcp_server.ingest.tokenise import tokenise
+from mcp_server.ingest.measure import Measure
+from mcp_server.ingest.parsed import Section
 from mcp_server.operation import Operation, Operations
-from mcp_server.policy import Verb
 from mcp_server.runs.fence import parse_key
 from mcp_server.services import names
-from mcp_server.services.vectors import content, rows
-from mcp_server.services.vectors.index import Indexer, Progress
+from mcp_server.services.vectors import content, rows, stores, versions
+from mcp_server.services.vectors.access import parsed_filter, visible
+from mcp_server.services.vectors.content import Document
+from mcp_server.services.vectors.drafts import DeleteDraft, WriteDraft, recorded
+from mcp_server.services.vectors.indexing import Indexer, Progress
+from mcp_server.services.vectors.reading import Reading
 from mcp_server.services.vectors.results import (
     VectorAdded,
     VectorDeleted,
-    VectorDocument,
-    VectorPage,
-    VectorResults,
-    best_passages,
-    item,
+    VectorStoreDeleted,
+    VectorUpdated,
 )
-from mcp_server.services.vectors.rows import Draft
-from mcp_server.storage.vectors import Query, Restriction, Store, VectorEngine
-
-Mode = Literal["hybrid", "dense", "text"]
-MODES: tuple[Mode, ...] = get_args(Mode)
-MAX_K = 100
-# How deep each ranking goes at least: fusion needs to see more than it returns.
-MIN_DEPTH = 50
+from mcp_server.services.vectors.updating import change_metadata
+from mcp_server.services.writes import Draft, Record, carry_out
+from mcp_server.storage.vectors import Restriction, VectorEngine
 
 
-class VectorService:
-    """Every method is one operation on `vector://STORE/DOCUMENT`; a store is named or `vs_…`."""
+class VectorService(Reading):
+    """Every method is one operation on `vector://STORE/DOCUMENT`; a store is named or `vs_…`.
+
+    What a write replaces is kept for undo if `undo_days` is not 0.
+    """
 
     def __init__(
         self,
@@ -50,11 +47,11 @@ class VectorService:
         control: AsyncEngine,
         engine: VectorEngine,
         embedder: Embedder,
+        *,
+        undo_days: float = 0,
     ) -> None:
-        self._operation = operation
-        self._control = control
-        self._engine = engine
-        self._indexer = Indexer(control, engine, embedder)
+        indexer = Indexer(control, engine, embedder, keeps=undo_days > 0)
+        super().__init__(operation, control, engine, indexer)
 
     async def add(
         self,
@@ -73,120 +70,126 @@ class VectorService:
         not indexed again. `progress` hears how many chunks are embedded, of how many.
 
         Raises:
-            Conflict: the store was filled with another embedding model.
+            Conflict: the store was filled with another embedding model, or is held by another engine.
             InvalidInput: an argument is malformed or too large.
             NotFound: there is no store of that `vs_` id.
         """
-        text = content.checked_text(text)
-        wanted = content.checked_metadata(metadata)
-        given = (
-            names.key(document, "document")
-            if document is not None
-            else _new_document(idempotency_key)
+        given = document if document is not None else _new_document(idempotency_key)
+        draft = await self.draft_write(
+            principal, store, text, document=given, metadata=metadata, progress=progress
+        )
+        async with self._operation(principal, "write", draft.uri, key=idempotency_key) as op:
+            return cast("VectorAdded", await carry_out(self._control, op, draft))
+
+    async def draft_write(
+        self,
+        principal: Principal,
+        store: str,
+        text: str,
+        *,
+        document: str,
+        metadata: Mapping[str, Any] | None = None,
+        title: str | None = None,
+        source: str | None = None,
+        media_type: str | None = None,
+        sections: Sequence[Section] = (),
+        measure: Measure | None = None,
+        progress: Progress | None = None,
+    ) -> Draft:
+        """Return the draft of a document; `sections` and `measure` say how it is cut into chunks.
+
+        Raises:
+            InvalidInput: an argument is malformed or too large.
+            NotFound: there is no store of that `vs_` id.
+        """
+        new = Document(
+            names.key(document, "document"),
+            content.checked_text(text),
+            content.checked_metadata(metadata),
+            title=content.checked_label(title, "title"),
+            source=content.checked_label(source, "source"),
+            media_type=content.checked_label(media_type, "media_type"),
         )
         name = await self._name(principal, "write", store)
-        uri = f"vector://{name}/{given}"
-        async with self._operation(principal, "write", uri, key=idempotency_key) as op:
-            done = await op.look(self._control)
-            if done is not None:
-                return done
-            async with self._control.connect() as tx:
-                known = await rows.find_store(tx, principal.tenant, name)
-                present = known and await rows.find_document(tx, known, given)
-            digest = content.fingerprint(text)
-            if present and present.sha256 == digest and _same(present.metadata, wanted):
-                return await self._indexer.keep(op, name, given, present.chunks)
-            pieces = await anyio.to_thread.run_sync(content.pieces, text, abandon_on_cancel=True)
-            draft = Draft(given, wanted, digest, pieces)
-            return await self._indexer.add(op, known, name, draft, progress)
+        return WriteDraft(
+            self._indexer, name, new, sections=sections, measure=measure, progress=progress
+        )
 
-    async def search(
-        self,
-        principal: Principal,
-        store: str,
-        query: str,
-        *,
-        k: int = 10,
-        filter: Mapping[str, Any] | None = None,  # noqa: A002 - the contract's name
-        mode: Mode = "hybrid",
-    ) -> VectorResults:
-        """Return up to `k` passages, best first.
+    async def draft_delete(self, principal: Principal, store: str, document: str) -> Draft:
+        """Return the draft that deletes one document.
 
         Raises:
-            Conflict: the store was filled with another embedding model, and the mode is not text.
-            InvalidInput: an argument is malformed. NotFound: there is no such store.
-        """
-        asked = content.checked_query(query)
-        if not 1 <= k <= MAX_K:
-            raise InvalidInput(f"k: {k} is not within 1-{MAX_K}", param="k")
-        if mode not in MODES:
-            raise InvalidInput(f"mode: {mode!r:.40} is not one of {', '.join(MODES)}", param="mode")
-        condition = _filter(filter)
-        name = await self._name(principal, "read", store)
-        async with self._operation(principal, "read", policy.Listing(f"vector://{name}/")):
-            found = await self._find(principal, name)
-            vector = None if mode == "text" else await self._indexer.embed_query(found, asked)
-            wanted = Query(
-                depth=max(MIN_DEPTH, 2 * k),
-                vector=vector,
-                tokens=None if mode == "dense" else tokenise(asked),
-                restriction=Restriction(condition, _visible(principal, "read", name)),
-            )
-            results = await self._engine.search(found, wanted, best_passages(found, mode, k))
-        return VectorResults(results=results)
-
-    async def get(self, principal: Principal, store: str, document: str) -> VectorDocument:
-        """Return one document with its whole text.
-
-        Raises:
-            NotFound: there is no such store or document.
+            InvalidInput: an argument is malformed. NotFound: there is no store of that `vs_` id.
         """
         given = names.key(document, "document")
-        name = await self._name(principal, "read", store)
-        async with self._operation(principal, "read", f"vector://{name}/{given}"):
-            # One snapshot: the text is put together from the chunks of one version.
-            snapshots = self._control.execution_options(isolation_level="REPEATABLE READ")
-            async with snapshots.connect() as tx:
-                found = await self._find(principal, name, tx)
-                row = await rows.find_document(tx, found, given)
-                if row is None:
-                    raise NotFound(
-                        f"document {given!r} does not exist in vector store {name!r}",
-                        param="document",
-                    )
-                text = await rows.body(tx, found, given)
-        return VectorDocument(store=name, text=text, **item(row))
+        return DeleteDraft(self._indexer, await self._name(principal, "write", store), given)
 
-    async def list(
+    async def draft_restore(
+        self, principal: Principal, uri: str, version: int | None, expected: int
+    ) -> Draft:
+        """Return the draft that makes an earlier version current again, or deletes if it is None.
+
+        It is embedded again; the metadata and the places of the chunks come back as they were.
+
+        Raises:
+            Conflict: the version is not kept any more. NotFound: the store is gone.
+        """
+        name, _, document = uri.removeprefix("vector://").partition("/")
+        if not document:
+            raise Conflict("a deleted vector store cannot be brought back", param="change")
+        policy.require(principal, "write", uri)
+        if version is None:
+            return DeleteDraft(self._indexer, name, document, expected)
+        async with self._control.connect() as tx:
+            found = await self._find(principal, name, tx)
+            kept = await versions.find(tx, found, document, version)
+        if kept is None:
+            raise Conflict(
+                f"version {version} of document {document!r} is not kept any more", param="change"
+            )
+        old = Document(
+            document,
+            kept.body,
+            kept.metadata,
+            content.cut_again(kept.body, kept.pieces),
+            kept.title,
+            kept.source,
+            kept.media_type,
+        )
+        return WriteDraft(self._indexer, name, old, expected=expected)
+
+    async def draft_recorded(self, principal: Principal, uri: str, record: Record) -> Draft:
+        """Return the draft of a record that another process prepared; it needs no model."""
+        draft = recorded(self._indexer, record)
+        policy.require(principal, draft.verb, draft.uri)
+        if draft.uri != uri:
+            raise InvalidInput(f"the record is of {draft.uri}, not of {uri}")
+        return draft
+
+    async def update(
         self,
         principal: Principal,
         store: str,
+        metadata: Mapping[str, Any],
         *,
+        document: str | None = None,
         filter: Mapping[str, Any] | None = None,  # noqa: A002 - the contract's name
-        limit: int | None = None,
-        cursor: str | None = None,
-    ) -> VectorPage:
-        """Return a page of a store's documents in byte order of their ids.
+        idempotency_key: str | None = None,
+    ) -> VectorUpdated:
+        """Merge metadata into one document's, or into that of all that fit a filter; null removes.
+
+        Nothing is embedded again. Tells how many documents fit.
 
         Raises:
-            InvalidInput: an argument is malformed. NotFound: there is no such store.
+            InvalidInput: neither or both are given, one is malformed, or over 1,000 documents fit.
+            NotFound: there is no such store. Conflict: others keep changing the same documents.
         """
-        size, after, condition = (
-            names.page_size(limit),
-            names.decode_cursor(cursor),
-            _filter(filter),
-        )
-        name = await self._name(principal, "read", store)
-        within = Restriction(condition, _visible(principal, "read", name))
-        async with self._operation(principal, "read", policy.Listing(f"vector://{name}/")):
-            async with self._control.connect() as tx:
-                found = await self._find(principal, name, tx)
-                listed = await rows.page(tx, found, within, after, size + 1)
-        items = [item(row) for row in listed[:size]]
-        more = len(listed) > size
-        return VectorPage(
-            items=items, next_cursor=names.encode_cursor(items[-1]["document"]) if more else None
-        )
+        given, within = self._which(document, filter)
+        patch = content.checked_metadata(metadata)
+        name = await self._name(principal, "write", store)
+        uri, within = _addressed(principal, name, given, within)
+        async with self._operation(principal, "write", uri, key=idempotency_key) as op:
+            return await change_metadata(self._indexer, op, name, patch, within, given)
 
     async def delete(
         self,
@@ -203,58 +206,76 @@ class VectorService:
             InvalidInput: neither or both are given, or one is malformed.
             NotFound: there is no such store.
         """
-        if (document is None) == (filter is None):
+        given, within = self._which(document, filter)
+        name = await self._name(principal, "write", store)
+        uri, within = _addressed(principal, name, given, within)
+        async with self._operation(principal, "write", uri, key=idempotency_key) as op:
+            if given is not None:
+                draft = DeleteDraft(self._indexer, name, given)
+                return cast("VectorDeleted", await carry_out(self._control, op, draft))
+            async with self._control.begin() as tx:
+                done = await op.replay(tx, "delete")
+                if done is None:
+                    done = await self._delete(tx, op, name, within)
+                    await op.remember(tx, done, "delete")
+        return VectorDeleted(deleted=done["deleted"])
+
+    async def _delete(
+        self, tx: AsyncConnection, op: Operation, name: str, within: Restriction
+    ) -> VectorDeleted:
+        found = await self._find(op.principal, name, tx)
+        gone = await rows.lock_documents(tx, found, within)
+        await self._indexer.remove(tx, op, found, [(row.document, row.version) for row in gone])
+        return VectorDeleted(deleted=len(gone))
+
+    async def delete_store(
+        self, principal: Principal, store: str, *, idempotency_key: str | None = None
+    ) -> VectorStoreDeleted:
+        """Delete a store with its documents and their earlier versions, and tell whether it was there.
+
+        It cannot be undone.
+        """
+        name = await self._name(principal, "write", store)
+        # A plain URI and no listing: the right to some documents is not the right to all.
+        uri = f"vector://{name}/"
+        async with self._operation(principal, "write", uri, key=idempotency_key) as op:
+            async with self._control.begin() as tx:
+                done = await op.replay(tx, "delete")
+                if done is not None:
+                    return done
+                found = await stores.find_store(tx, principal.tenant, name)
+                if found is not None:
+                    stores.require_engine(found, self._engine.name)
+                    gone = await stores.delete_store(tx, found)
+                    await self._engine.retract(tx, found, None)
+                    if gone:
+                        await op.journal(tx, verb="delete")
+                answer = VectorStoreDeleted(deleted=found is not None)
+                return await op.remember(tx, answer, "delete")
+
+    def _which(
+        self, document: str | None, raw: Mapping[str, Any] | None
+    ) -> tuple[str | None, Restriction]:
+        if (document is None) == (raw is None):
             raise InvalidInput(
                 "document: give either document or filter, not both and not none of them",
                 param="document",
             )
         given = None if document is None else names.key(document, "document")
-        condition = _filter(filter)
-        name = await self._name(principal, "write", store)
-        # One document is decided by its own URI, of many only those within the caller's scope go.
-        visible = _visible(principal, "write", name) if given is None else None
-        base = f"vector://{name}/"
-        uri = policy.Listing(base) if given is None else base + given
-        async with self._operation(principal, "write", uri, key=idempotency_key) as op:
-            async with self._control.begin() as tx:
-                done = await op.replay(tx, "delete")
-                if done is None:
-                    within = Restriction(condition, visible)
-                    done = await self._delete(tx, op, name, within, given)
-                    await op.remember(tx, done, "delete")
-        return VectorDeleted(deleted=done["deleted"])
+        return given, Restriction(parsed_filter(raw))
 
-    async def _delete(
-        self, tx: AsyncConnection, op: Operation, name: str, within: Restriction, given: str | None
-    ) -> VectorDeleted:
-        found = await self._find(op.principal, name, tx)
-        gone = await rows.delete_documents(tx, found, within, given)
-        await self._engine.retract(tx, found, list(gone))
-        for each, version in gone.items():
-            uri = f"vector://{name}/{each}"
-            await op.journal(tx, uri=uri, verb="delete", prev_version=version)
-        return VectorDeleted(deleted=len(gone))
 
-    async def _name(self, principal: Principal, verb: Verb, store: str) -> str:
-        """Return the name under which a store is decided about and journalled."""
-        if "/" in store:  # `vector://a/b/c` would name two documents
-            raise InvalidInput(f"store: {store[:80]!r} holds a /; leave it out", param="store")
-        names.container(store, "store")
-        if not store.startswith(rows.STORE_ID):
-            return store
-        async with self._operation(principal, verb, policy.Listing("vector://")):
-            return (await self._find(principal, store)).name
+def _addressed(
+    principal: Principal, store: str, given: str | None, within: Restriction
+) -> tuple[str, Restriction]:
+    """Return the URI of an operation on one document or on many, and what it may reach.
 
-    async def _find(
-        self, principal: Principal, store: str, tx: AsyncConnection | None = None
-    ) -> Store:
-        if tx is None:
-            async with self._control.connect() as own:
-                return await self._find(principal, store, own)
-        found = await rows.find_store(tx, principal.tenant, store)
-        if found is None:
-            raise NotFound(f"vector store {store!r} does not exist", param="store")
-        return found
+    One document is decided by its own URI, of many only those within the caller's scope go.
+    """
+    base = f"vector://{store}/"
+    if given is not None:
+        return base + given, within
+    return policy.Listing(base), Restriction(within.filter, visible(principal, "write", store))
 
 
 def _new_document(idempotency_key: str | None) -> str:
@@ -264,16 +285,3 @@ def _new_document(idempotency_key: str | None) -> str:
     step = parse_key(idempotency_key)
     identity = step.key if step is not None else idempotency_key
     return f"doc_{sha256(identity.encode()).hexdigest()[:24]}"
-
-
-def _filter(raw: Mapping[str, Any] | None) -> filters.Filter | None:
-    return None if raw is None else filters.parse(raw)
-
-
-def _visible(principal: Principal, verb: Verb, store: str) -> tuple[str, ...] | None:
-    return policy.scope(principal, verb, "vector").within(f"vector://{store}/")
-
-
-def _same(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Compare as JSON: to Python, True is 1."""
-    return json.dumps(stored, sort_keys=True) == json.dumps(wanted, sort_keys=True)

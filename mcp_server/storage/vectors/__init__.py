@@ -7,7 +7,7 @@ import importlib.util
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -16,16 +16,23 @@ from mcp_server.filters import Filter
 
 T = TypeVar("T")
 
+DEFAULT_ENGINE = "postgresql"
+
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """A vector store as its row has it; ids are unique over all tenants."""
+    """A vector store as its row has it; ids are unique over all tenants.
+
+    `shard` is where the rows stand in this database, 0 where small stores do.
+    """
 
     id: str
     tenant: str
     name: str
     embedding_model: str
     dimensions: int
+    engine: str = DEFAULT_ENGINE
+    shard: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +42,21 @@ class Entry:
     id: int
     tokens: Sequence[str]
     vector: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """All entries of one document's new version, at least one; ids rise."""
+
+    store: Store
+    document: str
+    metadata: Mapping[str, Any]
+    entries: Sequence[Entry]
+
+    @property
+    def generation(self) -> int:
+        """A number that no other batch ever had."""
+        return self.entries[0].id
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,29 +110,40 @@ class VectorEngine(Protocol):
     Every method must keep to the store and the tenant it is given, before anything is ranked.
     """
 
-    async def prepare(
-        self, store: Store, document: str, metadata: Mapping[str, Any], entries: Sequence[Entry]
-    ) -> None:
-        """Get ready to publish entries; called before the transaction of their rows.
+    @property
+    def name(self) -> str:
+        """Its URL's scheme, as `vector_stores.engine` holds it."""
+        ...
+
+    async def prepare(self, batch: Batch) -> None:
+        """Get ready to publish a batch; called before the transaction of its rows.
 
         It must raise InvalidInput for vectors that the engine cannot hold, must do here whatever
-        needs the network, and must not make anything visible.
+        needs the network, and must not make anything visible. What is never published must be
+        collected later, also after a crash.
         """
         ...
 
-    async def publish(
-        self,
-        tx: AsyncConnection,
-        store: Store,
-        document: str,
-        metadata: Mapping[str, Any],
-        entries: Sequence[Entry],
-    ) -> None:
-        """Make prepared entries visible when `tx` commits, never before, and not if it rolls back."""
+    async def publish(self, tx: AsyncConnection, batch: Batch) -> None:
+        """Make a prepared batch visible when `tx` commits, never before, and not if it rolls back.
+
+        Raises:
+            Conflict: it was prepared so long ago that it is collected already.
+        """
         ...
 
-    async def retract(self, tx: AsyncConnection, store: Store, documents: Sequence[str]) -> None:
-        """Make every entry of these documents that is visible in `tx` invisible when it commits."""
+    async def discard(self, batch: Batch) -> None:
+        """Give back a batch that was prepared, or began to be, and is certainly not published."""
+        ...
+
+    async def retract(
+        self, tx: AsyncConnection, store: Store, documents: Sequence[str] | None
+    ) -> None:
+        """Make every entry that is visible in `tx` invisible when it commits: of these documents, or all."""
+        ...
+
+    async def answers(self) -> None:
+        """Return if the engine answers, raise what ails it if not."""
         ...
 
     async def search(self, store: Store, query: Query, finish: Finish[T]) -> T:
@@ -122,9 +155,16 @@ class VectorEngine(Protocol):
         ...
 
 
-Opener = Callable[[str | None, AsyncEngine], AbstractAsyncContextManager[VectorEngine]]
+@runtime_checkable
+class KeepsFilterFields(Protocol):
+    """An engine whose entries hold the metadata: a change of it needs new entries with the old vectors."""
 
-DEFAULT_ENGINE = "postgresql"
+    async def vectors(self, store: Store, generation: int) -> dict[int, Sequence[float]]:
+        """Return the vectors of a published batch by chunk id; no connection of ours is held."""
+        ...
+
+
+Opener = Callable[[str | None, AsyncEngine], AbstractAsyncContextManager[VectorEngine]]
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from mcp_server.storage.vectors import Hit, Hits
 
@@ -22,15 +23,26 @@ def idf(chunks: int, with_term: int) -> float:
     return math.log1p((chunks - with_term + 0.5) / (with_term + 0.5))
 
 
-def fuse(hits: Hits) -> list[Hit]:
-    """Return the hits of both rankings, best first; a score is the sum of 1 / (60 + rank).
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """How much each ranking says in the fusion; 0 silences it."""
+
+    dense: float = 1.0
+    text: float = 1.0
+
+
+EVEN = Weights()
+
+
+def fuse(hits: Hits, weights: Weights = EVEN) -> list[Hit]:
+    """Return the hits of both rankings, best first; a score is the sum of weight / (60 + rank).
 
     A hit by words that covers too little of the query is left to its rank by meaning.
     """
     telling = [hit for hit in hits.text if hit.score >= TELLING * hits.weight]
     scores: dict[int, float] = {}
-    for ranking in (hits.dense, telling):
-        for rank, hit in enumerate(ranking, start=1):
-            scores[hit.id] = scores.get(hit.id, 0.0) + 1 / (RRF_K + rank)
+    for ranking, weight in ((hits.dense, weights.dense), (telling, weights.text)):
+        for rank, hit in enumerate(ranking if weight else (), start=1):
+            scores[hit.id] = scores.get(hit.id, 0.0) + weight / (RRF_K + rank)
     fused = [Hit(key, score) for key, score in scores.items()]
     return sorted(fused, key=lambda hit: (-hit.score, hit.id))

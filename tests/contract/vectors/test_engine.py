@@ -11,10 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from mcp_server import filters
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import ConfigurationError, InvalidInput
-from mcp_server.services.vectors import rows
-from mcp_server.services.vectors.content import pieces
-from mcp_server.services.vectors.rows import Draft
+from mcp_server.services.vectors import rows, stores
+from mcp_server.services.vectors.content import Document, pieces
 from mcp_server.storage.vectors import (
+    Batch,
     Entry,
     Hit,
     Hits,
@@ -23,6 +23,7 @@ from mcp_server.storage.vectors import (
     Store,
     VectorEngine,
     open_vectors,
+    words,
 )
 from mcp_server.storage.vectors.ranking import fuse, idf
 from tests.contract.vectors.hashed_words import HashedWords
@@ -32,9 +33,11 @@ class RolledBack(Exception):
     """Ends a transaction without its changes."""
 
 
-async def make_store(control: AsyncEngine, principal: Principal, name: str) -> Store:
+async def make_store(
+    control: AsyncEngine, engine: VectorEngine, principal: Principal, name: str
+) -> Store:
     async with control.begin() as tx:
-        return await rows.make_store(tx, principal.tenant, name, "hashed-words", 64)
+        return await stores.make_store(tx, principal.tenant, name, "hashed-words", 64, engine.name)
 
 
 async def put(
@@ -47,17 +50,19 @@ async def put(
     *,
     fail: bool = False,
 ) -> int:
-    draft = Draft(document, metadata or {}, "", pieces(text))
+    new = Document(document, text, metadata or {}, pieces(text))
     [vector] = await HashedWords().embed([text])
     async with control.begin() as tx:
         [key] = await rows.chunk_ids(tx, 1)
-    entries = [Entry(key, draft.pieces[0].tokens, vector)]
-    await engine.prepare(store, document, draft.metadata, entries)
+    batch = Batch(store, document, new.metadata, [Entry(key, new.pieces[0].tokens, vector)])
+    await engine.prepare(batch)
     async with control.begin() as tx:
-        await rows.put_document(tx, store, draft)
+        _, before = await rows.make_document(tx, store, new)
+        if before:
+            await rows.replace_document(tx, store, new)
         await engine.retract(tx, store, [document])
-        await rows.put_chunks(tx, store, draft, [key])
-        await engine.publish(tx, store, document, draft.metadata, entries)
+        await rows.put_chunks(tx, store, new, [key])
+        await engine.publish(tx, batch)
         if fail:
             raise RolledBack
     return key
@@ -89,7 +94,7 @@ def ids(hits: Sequence[Any]) -> list[int]:
 async def test_what_is_published_is_found_by_vector_and_by_words(
     control: AsyncEngine, engine: VectorEngine, principal: Principal
 ) -> None:
-    store = await make_store(control, principal, "s")
+    store = await make_store(control, engine, principal, "s")
     near = await put(control, engine, store, "near", "alpha beta")
     far = await put(control, engine, store, "far", "gamma delta")
     hits = await seen(engine, store, "alpha beta")
@@ -102,7 +107,7 @@ async def test_what_is_published_is_found_by_vector_and_by_words(
 async def test_the_weight_of_a_query_counts_the_words_that_nobody_has(
     control: AsyncEngine, engine: VectorEngine, principal: Principal
 ) -> None:
-    store = await make_store(control, principal, "s")
+    store = await make_store(control, engine, principal, "s")
     await put(control, engine, store, "d", "alpha beta")
     hits = await seen(engine, store, "alpha unheard alpha")
     assert hits.weight == pytest.approx(2 * idf(1, 1) + idf(1, 0), rel=1e-6)
@@ -111,7 +116,7 @@ async def test_the_weight_of_a_query_counts_the_words_that_nobody_has(
 async def test_a_transaction_that_rolls_back_shows_and_hides_nothing(
     control: AsyncEngine, engine: VectorEngine, principal: Principal
 ) -> None:
-    store = await make_store(control, principal, "s")
+    store = await make_store(control, engine, principal, "s")
     kept = await put(control, engine, store, "d", "alpha")
     with pytest.raises(RolledBack):
         await put(control, engine, store, "d", "beta", fail=True)
@@ -124,12 +129,13 @@ async def test_a_transaction_that_rolls_back_shows_and_hides_nothing(
 async def test_a_retracted_document_is_gone_and_its_neighbours_stay(
     control: AsyncEngine, engine: VectorEngine, principal: Principal
 ) -> None:
-    store, other = [await make_store(control, principal, name) for name in ("s", "other")]
+    store, other = [await make_store(control, engine, principal, name) for name in ("s", "other")]
     await put(control, engine, store, "d", "alpha")
     neighbour = await put(control, engine, store, "e", "alpha")
     twin = await put(control, engine, other, "d", "alpha")
     async with control.begin() as tx:
-        await rows.delete_documents(tx, store, Restriction(), "d")
+        await rows.lock_documents(tx, store, Restriction(), "d")
+        await rows.delete_documents(tx, store, ["d"])
         await engine.retract(tx, store, ["d"])
     assert ids((await seen(engine, store, "alpha")).dense) == [neighbour]
     assert ids((await seen(engine, other, "alpha")).text) == [twin]
@@ -138,8 +144,8 @@ async def test_a_retracted_document_is_gone_and_its_neighbours_stay(
 async def test_stores_and_tenants_never_see_each_other(
     control: AsyncEngine, engine: VectorEngine, principal: Principal, stranger: Principal
 ) -> None:
-    mine = await make_store(control, principal, "s")
-    theirs = await make_store(control, stranger, "s")
+    mine = await make_store(control, engine, principal, "s")
+    theirs = await make_store(control, engine, stranger, "s")
     own = await put(control, engine, mine, "d", "alpha")
     await put(control, engine, theirs, "d", "alpha")
     forged = Store(theirs.id, principal.tenant, "s", theirs.embedding_model, theirs.dimensions)
@@ -157,7 +163,7 @@ async def test_stores_and_tenants_never_see_each_other(
 async def test_restrictions_hold_for_both_rankings(
     control: AsyncEngine, engine: VectorEngine, principal: Principal
 ) -> None:
-    store = await make_store(control, principal, "s")
+    store = await make_store(control, engine, principal, "s")
     keys = {
         name: await put(control, engine, store, name, "alpha", {"n": number})
         for number, name in enumerate(["a/1", "a/2", "b/1"])
@@ -179,9 +185,9 @@ async def test_restrictions_hold_for_both_rankings(
 async def test_vectors_that_are_too_long_are_refused_before_anything_is_written(
     engine: VectorEngine, principal: Principal, control: AsyncEngine
 ) -> None:
-    store = await make_store(control, principal, "s")
+    store = await make_store(control, engine, principal, "s")
     with pytest.raises(InvalidInput, match="dimensions"):
-        await engine.prepare(store, "d", {}, [Entry(1, [], [0.5] * 100_000)])
+        await engine.prepare(Batch(store, "d", {}, [Entry(1, [], [0.5] * 100_000)]))
 
 
 async def test_a_term_in_most_chunks_still_finds_them_when_the_rare_ones_do_not_suffice(
@@ -190,10 +196,8 @@ async def test_a_term_in_most_chunks_still_finds_them_when_the_rare_ones_do_not_
     principal: Principal,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from mcp_server.storage.vectors import postgresql
-
-    monkeypatch.setattr(postgresql, "CANDIDATES", 4)
-    store = await make_store(control, principal, "s")
+    monkeypatch.setattr(words, "CANDIDATES", 4)
+    store = await make_store(control, engine, principal, "s")
     often = [await put(control, engine, store, f"d{n}", "common word") for n in range(8)]
     rare = await put(control, engine, store, "rare", "rare word")
     best, *rest = ids((await seen(engine, store, "rare common")).text)

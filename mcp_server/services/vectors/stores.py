@@ -1,0 +1,101 @@
+"""The rows of vector stores themselves."""
+
+from __future__ import annotations
+
+import secrets
+
+from sqlalchemy import delete, select
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mcp_server.errors import Conflict, NotFound
+from mcp_server.storage.sql.schema import vector_stores
+from mcp_server.storage.vectors import Store
+
+STORE_ID = "vs_"
+
+
+async def find_store(tx: AsyncConnection, tenant: str, name: str) -> Store | None:
+    """Return a tenant's store by its name or its `vs_` id."""
+    by = vector_stores.c.id if name.startswith(STORE_ID) else vector_stores.c.name
+    found = await tx.execute(
+        select(vector_stores).where(vector_stores.c.tenant == tenant, by == name)
+    )
+    row = found.first()
+    if row is None:
+        return None
+    model, dimensions = row.embedding_model, row.dimensions
+    return Store(row.id, row.tenant, row.name, model, dimensions, row.engine, row.shard)
+
+
+async def require_store(tx: AsyncConnection, tenant: str, name: str, engine: str) -> Store:
+    """Return a tenant's store that an engine holds.
+
+    Raises:
+        NotFound: there is none. Conflict: another engine holds it.
+    """
+    found = await find_store(tx, tenant, name)
+    if found is None:
+        raise NotFound(f"vector store {name!r} does not exist", param="store")
+    require_engine(found, engine)
+    return found
+
+
+def require_engine(store: Store, engine: str) -> None:
+    """Refuse a store whose vectors another engine holds: it would look empty.
+
+    Raises:
+        Conflict: another engine holds it.
+    """
+    if store.engine != engine:
+        raise Conflict(
+            f"vector store {store.name!r} is held by the engine {store.engine}, this server runs "
+            f"{engine}; set ISTHMUS_VECTORS_URL back, or move the store by export and import",
+            param="store",
+        )
+
+
+async def make_store(
+    tx: AsyncConnection, tenant: str, name: str, model: str, dimensions: int, engine: str
+) -> Store:
+    """Return the store of a name, made now unless somebody else just made it.
+
+    Raises:
+        Conflict: it was made and deleted in this moment.
+    """
+    values = {
+        "id": STORE_ID + secrets.token_hex(12),
+        "tenant": tenant,
+        "name": name,
+        "embedding_model": model,
+        "dimensions": dimensions,
+        "engine": engine,
+    }
+    await tx.execute(upsert(vector_stores).values(values).on_conflict_do_nothing())
+    store = await find_store(tx, tenant, name)
+    if store is None:
+        raise _gone(name)
+    return store
+
+
+async def hold_store(tx: AsyncConnection, store: Store) -> None:
+    """Keep a store from being deleted until `tx` ends.
+
+    Raises:
+        Conflict: it is deleted already.
+    """
+    query = select(vector_stores.c.id).where(vector_stores.c.id == store.id)
+    if await tx.scalar(query.with_for_update(read=True, key_share=True)) is None:
+        raise _gone(store.name)
+
+
+async def delete_store(tx: AsyncConnection, store: Store) -> bool:
+    """Delete a store's row with its documents, their chunks and their earlier versions."""
+    gone = delete(vector_stores).where(
+        vector_stores.c.id == store.id, vector_stores.c.tenant == store.tenant
+    )
+    return (await tx.execute(gone)).rowcount > 0
+
+
+def _gone(name: str) -> Conflict:
+    return Conflict(f"vector store {name!r} was deleted meanwhile; try again", param="store")
