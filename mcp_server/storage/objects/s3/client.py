@@ -32,6 +32,7 @@ _BUSY = (
     HTTPStatus.SERVICE_UNAVAILABLE,
     HTTPStatus.GATEWAY_TIMEOUT,
 )
+UPLOADS_AT_ONCE = 1000
 _DEFAULT_REGION = "us-east-1"
 # What its calls raise when the server refuses, is away, or is none; what answers no XML is none.
 NO_SERVER = (InvalidResponseError, ParseError, ValueError)
@@ -126,14 +127,21 @@ class Client(Minio):
         marker: str | None = None
         aborted = 0
         while True:
-            page = self._list_multipart_uploads(bucket, prefix=prefix, key_marker=marker)
+            page = self._list_multipart_uploads(
+                bucket, prefix=prefix, key_marker=marker, max_uploads=UPLOADS_AT_ONCE
+            )
+            gone = 0
             for found in page.uploads:
                 upload, begun = found.upload_id or "", found.initiated_time
                 if upload in living or begun is None or begun >= before:
                     continue
                 if not self._moved_since(bucket, found.object_name, upload, before):
                     self.abort(bucket, found.object_name, upload)
-                    aborted += 1
+                    gone += 1
+            aborted += gone
+            # Not every server says that there are more: from where some went the next ones come.
+            if gone:
+                continue
             if not page.is_truncated or not page.next_key_marker:
                 return aborted
             marker = page.next_key_marker
