@@ -15,7 +15,7 @@ from mcp_server.door_errors import render_unknown_path
 from mcp_server.doors import DeclaredRoute, Gate
 from mcp_server.runtime import Runtime
 from mcp_server.server import IsthmusServer
-from mcp_server.transports import http, sse
+from mcp_server.transports import http, links, sse
 from mcp_server.transports.host_guard import HostGuard
 
 Role = Literal["all", "mcp", "openai"]
@@ -47,6 +47,7 @@ async def open_http(runtime: Runtime, role: Role = "all") -> AsyncGenerator[Http
         runtime.services.keys,
         auth=settings.auth == "on",
         max_body_bytes=settings.max_body_bytes,
+        max_object_bytes=settings.max_object_bytes,
         trusts_loopback=settings.public_url is None,  # with one, a proxy stands before us
     )
     manager = http.session_manager(runtime.server, settings.max_body_bytes)
@@ -54,6 +55,7 @@ async def open_http(runtime: Runtime, role: Role = "all") -> AsyncGenerator[Http
         *health.routes(runtime.engines.checks),
         *http.routes(manager),
         *sse.routes(runtime.server, settings.max_body_bytes),
+        *links.routes(runtime.services.links),
     ]
     if role == "all":
         routes += _openai_routes(runtime, gate)

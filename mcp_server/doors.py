@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -52,8 +52,9 @@ class DeclaredRoute(Route):
     """A route that says what it is: `verb` for policy, `door` for the form of its errors.
 
     `public` routes take no key, though some know the caller by one (`recognises`); `local` routes take
-    none from this machine. `streams` marks answers without an
-    end of their own, which a shutdown closes first; such requests have no body.
+    none from this machine; at others a `ticket` in the path says who calls. `streams` marks answers without
+    an end of their own, which a shutdown closes first; such requests have no body. `uploads` marks bodies
+    that are stored as they come: an object's size bounds them, and they take no room in memory.
     """
 
     def __init__(
@@ -68,6 +69,8 @@ class DeclaredRoute(Route):
         recognises: bool = False,
         local: bool = False,
         streams: bool = False,
+        uploads: bool = False,
+        ticket: Callable[[Scope], Awaitable[Principal]] | None = None,
         egress: bool = False,
         labels: tuple[str, ...] = (),
     ) -> None:
@@ -78,6 +81,8 @@ class DeclaredRoute(Route):
         self.recognises = recognises
         self.local = local
         self.streams = streams
+        self.uploads = uploads
+        self.ticket = ticket
         self.egress = egress
         self.labels = labels
         self.gate: Gate | None = None
@@ -96,8 +101,9 @@ class DeclaredRoute(Route):
             self._check_method(scope["method"], gate)
             if self.streams and declared_length(scope):
                 raise InvalidInput("this request opens a stream and takes no body; leave it out")
+            bodies = gate.bodies.streaming if self.uploads else gate.bodies.receiving
             with (
-                gate.bodies.receiving(_caller(principal), scope, receive) as counted,
+                bodies(_caller(principal), scope, receive) as counted,
                 acting_as(principal),
                 gate.track(principal, streams=self.streams) as live,
             ):
@@ -113,6 +119,8 @@ class DeclaredRoute(Route):
     async def _principal(self, scope: Scope, gate: Gate) -> Principal:
         if self.local and gate.trusts_loopback and is_local(scope):
             return OWNER
+        if self.ticket is not None:
+            return await self.ticket(scope)
         if not self.public:
             return await gate.admit(scope)
         return await gate.recognise(scope) if self.recognises else OWNER
@@ -141,11 +149,12 @@ class Gate:
         *,
         auth: bool,
         max_body_bytes: int,
+        max_object_bytes: int | None = None,
         trusts_loopback: bool = True,
     ) -> None:
         self._keys = keys
         self._auth = auth
-        self.bodies = BodyRoom(max_body_bytes)
+        self.bodies = BodyRoom(max_body_bytes, max_object_bytes)
         self.trusts_loopback = trusts_loopback
         self._live: dict[str, set[LiveRequest]] = {}
         self._all: set[LiveRequest] = set()

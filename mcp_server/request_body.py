@@ -25,8 +25,9 @@ class BodyRoom:
     Each caller may fill half of it, so that one who sends bodies without an end leaves room to others.
     """
 
-    def __init__(self, most_bytes: int) -> None:
+    def __init__(self, most_bytes: int, most_uploaded: int | None = None) -> None:
         self._most = most_bytes
+        self._most_uploaded = most_bytes if most_uploaded is None else most_uploaded
         self._room = max(BODIES * most_bytes, LEAST_ROOM)
         self._held: Counter[str] = Counter()
         self._total = 0
@@ -66,6 +67,35 @@ class BodyRoom:
             yield counted
         finally:
             self._give_back(caller, read)
+
+    @contextmanager
+    def streaming(self, caller: str, scope: Scope, receive: Receive) -> Generator[Receive]:
+        """Yield a `receive` for a body that is stored as it comes: bounded by its length, not by room.
+
+        Nothing more is read of it than what is asked for, so it holds one message at a time.
+
+        Raises:
+            BodyTooLarge: the body, or its declared length, is over the size of an object.
+            Stalled: nothing came for too long. ClientLeft: the body has no end.
+        """
+        del caller
+        most = self._most_uploaded
+        too_large = BodyTooLarge(f"the body is over {most} bytes (ISTHMUS_MAX_OBJECT_BYTES)")
+        declared = declared_length(scope)
+        if most < declared < math.inf:
+            raise too_large
+        read, more = 0, declared > 0
+
+        async def counted() -> Message:
+            nonlocal read, more
+            message = await self._next(receive) if more else await receive()
+            read += len(message.get("body", b""))
+            if read > most:
+                raise too_large
+            more = more and message.get("more_body", False)
+            return message
+
+        yield counted
 
     async def _next(self, receive: Receive) -> Message:
         try:

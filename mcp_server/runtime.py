@@ -37,6 +37,7 @@ from mcp_server.services.changes import ChangeService
 from mcp_server.services.kv import KvService, keeping_kv
 from mcp_server.services.models import ModelService
 from mcp_server.services.objects import ObjectService, collecting
+from mcp_server.services.objects.links import LinkService
 from mcp_server.services.run_engine import open_runs, run_stores
 from mcp_server.services.run_results import TOOL_KIND
 from mcp_server.services.schedules import ScheduleService
@@ -47,8 +48,8 @@ from mcp_server.services.tool_work import ToolWork
 from mcp_server.services.triggers import TriggerService
 from mcp_server.services.undo import UndoService
 from mcp_server.services.vectors import VectorService
-from mcp_server.settings import Settings
 from mcp_server.services.vectors.keeping import keeping_versions
+from mcp_server.settings import Settings
 from mcp_server.storage.sql.wake import TOPICS
 from mcp_server.toolbox import BusToolbox
 from mcp_server.updates import Updates, serve_listening
@@ -109,29 +110,30 @@ async def open_runtime(
             collecting(control, engines.blobs, undo_days=settings.undo_days)
         )
         await stack.enter_async_context(keeping_kv(control, settings.undo_days))
-        stores = run_stores(engines.runs, engines.heartbeat, settings.run_redact)
         await stack.enter_async_context(keeping_versions(control, settings.undo_days))
+        stores = run_stores(engines.runs, engines.heartbeat, settings.run_redact)
         runs = await stack.enter_async_context(
             open_runs(operations, control, stores, engines.wake, settings.run_ttl_days.seconds)
         )
         standing = _standing(engines, operations, stores, declared, settings)
         kv = KvService(operations, control, undo_days=settings.undo_days)
-        services = Services(
         vectors = VectorService(
             *(operations, control, engines.vectors, engines.embedder), undo_days=settings.undo_days
         )
+        services = Services(
             agents=AgentService(
                 operations, control, models=engines.router.models, tools=list_tools
             ),
             changes=ChangeService(operations, control),
             keys=keys,
             kv=kv,
+            links=LinkService(operations, control, objects, keys.scopes_now, _address(settings)),
             models=ModelService(operations, engines.router),
             objects=objects,
             runs=runs,
             schedules=ScheduleService(*standing),
             triggers=TriggerService(*standing),
-            sql=SqlService(operations, control, engines.sql),
+            sql=SqlService(operations, control, engines.sql, engines.databases),
             undo=UndoService(operations, control, {"kv": kv, "object": objects, "vector": vectors}),
             vectors=vectors,
         )
@@ -181,6 +183,14 @@ async def open_runtime(
             stores=stores,
             worker=worker or None,
         )
+
+
+def _address(settings: Settings) -> str:
+    """Return where clients find this server: as the operator says, else where it listens."""
+    if settings.public_url is not None:
+        return settings.public_url
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
 
 
 def _standing(

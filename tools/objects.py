@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -15,6 +15,7 @@ from mcp_server.services.objects import (
     ObjectStat,
     VersionPage,
 )
+from mcp_server.services.objects.links import LinksRevoked, ObjectLink
 
 
 @tool(verb="write")
@@ -165,3 +166,41 @@ async def object_delete(
     return await call.services.objects.delete(
         call.principal, bucket, key, if_match=if_match, idempotency_key=call.key
     )
+
+
+@tool(verb="read", destructive=False, egress=True)
+async def object_link(
+    call: Call,
+    key: str,
+    bucket: str = "default",
+    method: Literal["GET", "PUT"] = "GET",
+    ttl_seconds: Annotated[float | None, Field(description="300 by default, 3600 at most")] = None,
+    content_type: Annotated[str | None, Field(description="of what is PUT")] = None,
+    if_none_match: Annotated[str | None, Field(description="for PUT, as in object_put")] = None,
+    if_match: str | None = None,
+    max_bytes: Annotated[int | None, Field(description="for PUT")] = None,
+) -> ObjectLink:
+    """Make a short-lived URL to get an object without a key, or to put it once."""
+    return await call.services.links.make(
+        call.principal,
+        bucket,
+        key,
+        method=method,
+        ttl_seconds=ttl_seconds,
+        content_type=content_type,
+        if_match=if_match,
+        if_none_match=if_none_match,
+        max_bytes=max_bytes,
+    )
+
+
+@tool(verb="read", destructive=False)
+async def object_link_revoke(
+    call: Call,
+    key: str,
+    bucket: str = "default",
+    method: Literal["GET", "PUT"] = "GET",
+    url: Annotated[str | None, Field(description="by default all of this object")] = None,
+) -> LinksRevoked:
+    """End your links to an object at once."""
+    return await call.services.links.revoke(call.principal, bucket, key, method=method, url=url)

@@ -21,6 +21,8 @@ VOLATILE = frozenset(
         "change",
         "at",
         "last_event",
+        "url",
+        "expires_at",
     }
 )
 
@@ -92,6 +94,24 @@ TOOLS: dict[str, Row] = {
         {"key": "door-set", "value": "text"}, {"key": "door-set", "value": "text"},
         ({"expected_version": 1}, "^conflict: version is [0-9]+$"),
     ),
+    "kv_get_many": Row(
+        {"keys": ["door", "door-absent"]}, {"missing": ["door-absent"]},
+        ({"keys": []}, "^invalid_input: keys: 0 keys are not within 1-100"),
+        (("kv_set", {"key": "door", "value": {"a": [1, None]}}),),
+    ),
+    "kv_increment": Row(
+        {"key": "door-sum", "by": 0}, {"key": "door-sum", "value": 0.3},
+        ({"key": "door"}, "^conflict: the value of this key is not a number"),
+        (("kv_set", {"key": "door-sum", "value": 0.3}), ("kv_set", {"key": "door", "value": {"a": [1, None]}})),
+    ),
+    "kv_lease": Row(
+        {"key": "door-lease", "ttl_seconds": 60, "token": 1},
+        {"key": "door-lease", "namespace": "default", "token": None, "acquired": False},
+        ({"ttl_seconds": 0}, "^invalid_input: ttl_seconds: 0"),
+    ),
+    "kv_release": Row(
+        {"key": "door-lease", "token": 1}, {"released": False}, ({"token": 0}, "^invalid_input: token: 0 is no token"),
+    ),
     "kv_delete": Row(
         {"key": "door-absent"}, {"deleted": False}, ({"expected_version": 7}, "^conflict: version is 0$"),
     ),
@@ -132,6 +152,14 @@ TOOLS: dict[str, Row] = {
         {"key": "door/tag.txt", "tags": {"a": "b"}}, {"key": "door/tag.txt", "size": 5},
         ({"key": "absent"}, "^not_found: "), (("object_put", {"key": "door/tag.txt", "text": "hello"}),),
     ),
+    "object_link": Row(
+        {"key": "door/stat.txt", "ttl_seconds": 60}, {"method": "GET"}, ({"key": "absent"}, "^not_found: "),
+        (("object_put", {"key": "door/stat.txt", "text": "hello", "tags": {"a": "b"}}),),
+    ),
+    "object_link_revoke": Row(
+        {"key": "door/stat.txt", "url": "http://127.0.0.1/links/none"}, {"revoked": 0},
+        ({"key": "../x"}, "^invalid_input: key"),
+    ),
     "object_delete": Row({"key": "door-absent"}, {"deleted": False}, ({"key": "../x"}, "^invalid_input: key")),
     "vector_add": Row(
         TEXT, {"store": "door", "document": "d1", "chunks": 1}, ({"url": "http://127.0.0.1/"}, "^invalid_input: url"),
@@ -144,6 +172,13 @@ TOOLS: dict[str, Row] = {
         {"store": "door", "document": "absent"}, {"deleted": 0},
         ({"filter": {"type": "like", "key": "a", "value": 1}}, "^invalid_input: "), (("vector_add", TEXT),),
     ),
+    "vector_update": Row(
+        {"store": "door", "metadata": {"a": 1}, "document": "d1"}, {"updated": 1},
+        ({"metadata": {"a": "x" * 20_000}}, "^invalid_input: metadata"), (("vector_add", TEXT),),
+    ),
+    "vector_store_delete": Row(
+        {"store": "door-absent"}, {"deleted": False}, ({"store": "a/b"}, "^invalid_input: store"),
+    ),
     "vector_list": Row(
         {"store": "door"}, {"next_cursor": None}, ({"store": "absent"}, "^not_found: "), (("vector_add", TEXT),),
     ),
@@ -154,13 +189,6 @@ TOOLS: dict[str, Row] = {
     "agent_list": Row({}, {}, ({"limit": 1}, "^invalid_input: limit: agent_list has no such argument"), (("agent_save", AGENT),)),
     "agent_run": Row(
         {"agent": "door-agent-run", "input": '{"tool": "kv_get", "arguments": {"key": "door"}}'},
-    "vector_update": Row(
-        {"store": "door", "metadata": {"a": 1}, "document": "d1"}, {"updated": 1},
-        ({"metadata": {"a": "x" * 20_000}}, "^invalid_input: metadata"), (("vector_add", TEXT),),
-    ),
-    "vector_store_delete": Row(
-        {"store": "door-absent"}, {"deleted": False}, ({"store": "a/b"}, "^invalid_input: store"),
-    ),
         {"status": "completed", "error": None}, ({"agent": "absent"}, "^not_found: "),
         (("kv_set", {"key": "door", "value": {"a": [1, None]}}),
          ("agent_save", {"name": "door-agent-run", "instructions": "Use tools.", "tools": ["kv_get"]})),

@@ -44,6 +44,20 @@ class Condition:
 
 
 @dataclass(frozen=True, slots=True)
+class Every:
+    """Conditions that must all hold."""
+
+    conditions: tuple[Condition, ...]
+
+    def __bool__(self) -> bool:
+        return any(self.conditions)
+
+    def check(self, row: Row[Any] | None) -> None:
+        for condition in self.conditions:
+            condition.check(row)
+
+
+@dataclass(frozen=True, slots=True)
 class Current:
     """The version that must be current, 0 for no object."""
 

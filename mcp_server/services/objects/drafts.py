@@ -14,7 +14,7 @@ from mcp_server.operation import Operation
 from mcp_server.policy import Verb
 from mcp_server.services.objects import manifest, shapes
 from mcp_server.services.objects.addresses import Address
-from mcp_server.services.objects.conditions import Condition, Current, Guard
+from mcp_server.services.objects.conditions import Condition, Current, Every, Guard
 from mcp_server.services.objects.manifest import Payload
 from mcp_server.services.writes import Record
 from mcp_server.storage.objects import BlobStore
@@ -58,7 +58,7 @@ class WriteDraft(_Draft):
     content_type: str
     metadata: dict[str, str] = field(default_factory=dict[str, str])
     tags: dict[str, str] = field(default_factory=dict[str, str])
-    condition: Condition = ANYTHING
+    condition: Condition | Every = ANYTHING
     _payload: Payload | None = None
 
     @property

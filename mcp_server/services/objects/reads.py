@@ -47,7 +47,7 @@ class ObjectReads:
 
     def __init__(self, operation: Operations, stores: Stores) -> None:
         self._operation = operation
-        self._stores = stores
+        self.stores = stores
         self._control = stores.control
         self._blobs = stores.blobs
 

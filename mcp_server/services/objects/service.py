@@ -74,7 +74,7 @@ class ObjectService(ObjectReads):
             metadata=metadata,
             tags=tags,
         )
-        return await self._put(principal, draft, idempotency_key)
+        return await self.carry_out(principal, draft, idempotency_key)
 
     async def put_stream(
         self,
@@ -97,8 +97,8 @@ class ObjectService(ObjectReads):
         at = address(principal, bucket, key)
         kind = content.media_type(content_type, at.key, is_text=False)
         condition = Condition(if_match, if_none_match)
-        draft = WriteDraft(self._stores, at, chunks, kind, condition=condition)
-        return await self._put(principal, draft, idempotency_key)
+        draft = WriteDraft(self.stores, at, chunks, kind, condition=condition)
+        return await self.carry_out(principal, draft, idempotency_key)
 
     async def copy(
         self,
@@ -122,7 +122,7 @@ class ObjectService(ObjectReads):
         """
         source = address(principal, bucket, key)
         draft = CopyDraft(
-            self._stores,
+            self.stores,
             address(principal, to_bucket, to_key),
             source,
             version,
@@ -130,7 +130,7 @@ class ObjectService(ObjectReads):
             Condition(if_match, if_none_match),
         )
         async with self._operation(principal, "read", source.uri):
-            return await self._put(principal, draft, idempotency_key)
+            return await self.carry_out(principal, draft, idempotency_key)
 
     async def tag(
         self,
@@ -150,13 +150,13 @@ class ObjectService(ObjectReads):
             Conflict: the present object is not what the condition asks for.
         """
         draft = TagDraft(
-            self._stores,
+            self.stores,
             address(principal, bucket, key),
             None if metadata is None else attributes.metadata(metadata),
             None if tags is None else attributes.tags(tags),
             Condition(if_match),
         )
-        return await self._put(principal, draft, idempotency_key)
+        return await self.carry_out(principal, draft, idempotency_key)
 
     async def delete(
         self,
@@ -200,7 +200,7 @@ class ObjectService(ObjectReads):
         at = address(principal, bucket, key)
         body = content.decode(text, base64)
         return WriteDraft(
-            self._stores,
+            self.stores,
             at,
             _once(body),
             content.media_type(content_type, key, is_text=text is not None),
@@ -213,7 +213,7 @@ class ObjectService(ObjectReads):
         self, principal: Principal, bucket: str, key: str, *, if_match: str | None = None
     ) -> Draft:
         """Return what `delete` does, as a draft."""
-        return DeleteDraft(self._stores, address(principal, bucket, key), Condition(if_match))
+        return DeleteDraft(self.stores, address(principal, bucket, key), Condition(if_match))
 
     async def draft_restore(
         self, principal: Principal, uri: str, version: int | None, expected: int
@@ -221,18 +221,27 @@ class ObjectService(ObjectReads):
         """Return the draft that makes `version` current again, or deletes what is there if it is None."""
         at = address_of(principal, uri)
         if version is None:
-            return DeleteDraft(self._stores, at, Current(expected))
-        return RestoreDraft(self._stores, at, version, expected)
+            return DeleteDraft(self.stores, at, Current(expected))
+        return RestoreDraft(self.stores, at, version, expected)
 
     async def draft_recorded(self, principal: Principal, uri: str, record: Record) -> Draft:
         """Return the draft of a record, without conditions."""
         at = address_of(principal, uri)
         if "delete" in record.content:
-            return DeleteDraft(self._stores, at)
-        return RecordedDraft(self._stores, at, Payload(**record.content["write"]))
+            return DeleteDraft(self.stores, at)
+        return RecordedDraft(self.stores, at, Payload(**record.content["write"]))
 
-    async def _put(self, principal: Principal, draft: Draft, key: str | None) -> ObjectInfo:
-        async with self._operation(principal, "write", draft.uri, key=key) as op:
+    async def carry_out(
+        self,
+        principal: Principal,
+        draft: Draft,
+        key: str | None = None,
+        *,
+        labels: tuple[str, ...] = (),
+    ) -> ObjectInfo:
+        """Do what a draft of a write says, in a transaction of its own; return the object."""
+        operation = self._operation(principal, "write", draft.uri, key=key, labels=labels)
+        async with operation as op:
             return cast("ObjectInfo", await carry_out(self._control, op, draft))
 
 
