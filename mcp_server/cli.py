@@ -76,9 +76,15 @@ def _command(settings: Settings, options: argparse.Namespace) -> Coroutine[Any, 
             from mcp_server.commands.migrate import migrate
 
             return migrate(settings)
-        case "doctor":
-            from mcp_server.commands.doctor import doctor
+        case "tenants":
+            from mcp_server.commands import tenants
 
+            return tenants.run(settings, options)
+        case "doctor":
+            from mcp_server.commands.doctor import doctor, prove_erasure
+
+            if options.erasure is not None:
+                return prove_erasure(settings, options.erasure, as_json=options.json)
             return doctor(settings, as_json=options.json)
         case _:
             from mcp_server.commands.policy import explain
@@ -123,8 +129,12 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--url", help="a running server; without it the demo starts its own")
     demo.add_argument("--key", help="the key for --url")
     _add_keys(commands)
+    _add_tenants(commands)
     commands.add_parser("migrate", help="bring the control database to this version")
     doctor = commands.add_parser("doctor", help="ask every engine whether it is well")
+    doctor.add_argument(
+        "--erasure", metavar="TENANT", help="prove that nothing of an erased tenant is left"
+    )
     doctor.add_argument("--json", action="store_true", help="print JSON")
     _add_policy(commands)
     install = commands.add_parser(
@@ -205,6 +215,18 @@ def _add_keys(commands: Any) -> None:
     revoke = keys.add_parser("revoke", help="end a key now")
     revoke.add_argument("id")
     for command in (create, listing, revoke):
+        command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_tenants(commands: Any) -> None:
+    tenants = commands.add_parser("tenants", help="list and erase tenants").add_subparsers(
+        dest="action", required=True, metavar="ACTION"
+    )
+    listing = tenants.add_parser("list", help="show the tenants")
+    delete = tenants.add_parser("delete", help="erase a tenant with all its data, for ever")
+    delete.add_argument("name")
+    delete.add_argument("--yes", action="store_true", help="really do it")
+    for command in (listing, delete):
         command.add_argument("--json", action="store_true", help="print JSON")
 
 

@@ -8,8 +8,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 BATCH = 5000
-# The tenant's own row goes last; the entries of other engines wait for these engines.
-KEPT_TO_THE_END = frozenset({"tenants", "vector_garbage"})
+# What an engine of its own has still to delete: its collector empties this list.
+COLLECTED = frozenset({"vector_garbage"})
 
 _TABLES = text(
     """
@@ -62,7 +62,7 @@ async def tenant_tables(tx: AsyncConnection) -> list[TenantTable]:
     own = [
         TenantTable(row.name, "tenant = :tenant", row.blobs) for row in await tx.execute(_TABLES)
     ]
-    return [table for table in children + own if table.name not in KEPT_TO_THE_END]
+    return children + own
 
 
 async def count(tx: AsyncConnection, tenant: str) -> dict[str, int]:
@@ -71,8 +71,6 @@ async def count(tx: AsyncConnection, tenant: str) -> dict[str, int]:
     for table in await tenant_tables(tx):
         query = text(f'select count(*) from "{table.name}" where {table.condition}')  # noqa: S608  names from the catalog
         found[table.name] = await tx.scalar(query, {"tenant": tenant}) or 0
-    waiting = text("select count(*) from vector_garbage where tenant = :tenant")
-    found["vector_garbage"] = await tx.scalar(waiting, {"tenant": tenant}) or 0
     known = text("select count(*) from tenants where name = :tenant")
     found["tenants"] = await tx.scalar(known, {"tenant": tenant}) or 0
     return found

@@ -180,6 +180,14 @@ class SqlEngine(SqlDatabase, Protocol):
         """Must forget effects and fences older than `seconds`, some thousands at a time, and count them."""
         ...
 
+    async def erase(self, schema: str) -> None:
+        """Must end every session of a tenant and leave nothing of it; may be repeated."""
+        ...
+
+    async def left(self, schema: str) -> dict[str, int]:
+        """Must count what there is of a tenant, by kind: all 0 after `erase`."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class OutsideDatabase:
