@@ -45,17 +45,19 @@ _GUARDS = {
 }
 
 
-def routes(links: LinkService) -> list[DeclaredRoute]:
-    """Return the routes of links. Their policy is decided for the link's maker, at each use."""
+class _Door:
+    """The endpoints of links. Their policy is decided for the link's maker, at each use."""
 
-    async def redeem(scope: Scope) -> Principal:
-        ticket = await links.redeem(scope["path_params"]["token"])
+    def __init__(self, links: LinkService) -> None:
+        self._links = links
+
+    async def redeem(self, scope: Scope) -> Principal:
+        ticket = await self._links.redeem(scope["path_params"]["token"])
         scope[_TICKET] = ticket
         return ticket.principal
 
-    async def get(request: Request) -> Response:
-        ticket = _ticket(request, "GET")
-        found = await links.find(ticket)
+    async def get(self, request: Request) -> Response:
+        found = await self._links.find(_ticket(request, "GET"))
         try:
             return _answer(request, found)
         except RangeNotSatisfiable as error:
@@ -63,18 +65,18 @@ def routes(links: LinkService) -> list[DeclaredRoute]:
             answer.headers["Content-Range"] = f"bytes */{error.size}"
             return answer
 
-    async def put(request: Request) -> Response:
+    async def put(self, request: Request) -> Response:
         ticket = _ticket(request, "PUT")
         headers = request.headers
         condition = Condition(headers.get("if-match"), headers.get("if-none-match"))
         async with aclosing(_body(request, ticket.row.max_bytes)) as chunks:
             try:
-                info = await links.put(ticket, chunks, condition)
+                info = await self._links.put(ticket, chunks, condition)
             except Conflict as error:
                 raise PreconditionFailed(error.message) from error
         return JSONResponse(info, status_code=201, headers={"ETag": f'"{info["etag"]}"'})
 
-    def route(endpoint: Endpoint, method: str, verb: Verb, *, uploads: bool) -> DeclaredRoute:
+    def route(self, endpoint: Endpoint, method: str, verb: Verb) -> DeclaredRoute:
         return DeclaredRoute(
             PATH + "{token}",
             endpoint,
@@ -82,14 +84,15 @@ def routes(links: LinkService) -> list[DeclaredRoute]:
             verb=verb,
             door="plain",
             public=True,
-            uploads=uploads,
-            ticket=redeem,
+            uploads=method == "PUT",
+            ticket=self.redeem,
         )
 
-    return [
-        route(get, "GET", "read", uploads=False),
-        route(put, "PUT", "write", uploads=True),
-    ]
+
+def routes(links: LinkService) -> list[DeclaredRoute]:
+    """Return the routes of links."""
+    door = _Door(links)
+    return [door.route(door.get, "GET", "read"), door.route(door.put, "PUT", "write")]
 
 
 def _ticket(request: Request, method: str) -> Ticket:

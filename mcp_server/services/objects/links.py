@@ -107,12 +107,12 @@ class LinkService:
         at = address(principal, bucket, key)
         method = _method(method)
         token = secrets.token_urlsafe(32)
-        given = {"if_match": if_match, "if_none_match": if_none_match, "max_bytes": max_bytes}
-        if method == "PUT":
-            content_type = content.media_type(content_type, at.key, is_text=False)
-            _check_size(max_bytes)
-        elif content_type is not None or any(value is not None for value in given.values()):
-            raise InvalidInput("content_type, if_match, if_none_match, max_bytes: only for PUT")
+        given = {
+            "content_type": content_type,
+            "if_match": if_match,
+            "if_none_match": if_none_match,
+            "max_bytes": max_bytes,
+        }
         row = {
             "hash": _hash(token),
             **at.columns(),
@@ -120,9 +120,8 @@ class LinkService:
             "key_id": principal.key_id,
             "scopes": sorted(principal.scopes),
             "method": method,
-            "content_type": content_type,
             "seconds": _seconds(ttl_seconds),
-            **given,
+            **_upload_terms(at, method, given),
         }
         if method == "GET":
             await self._objects.find(principal, bucket, key, labels=LABELS)
@@ -231,9 +230,18 @@ def _seconds(given: float | None) -> float:
     return given
 
 
-def _check_size(given: int | None) -> None:
-    if given is not None and not 0 <= given < 2**63:
-        raise InvalidInput(f"max_bytes: {given} is no number of bytes", param="max_bytes")
+def _upload_terms(at: Address, method: Method, given: dict[str, Any]) -> dict[str, Any]:
+    """Return what only a link to put has, checked."""
+    if method == "GET":
+        named = [name for name, value in given.items() if value is not None]
+        if named:
+            raise InvalidInput(f"{named[0]}: only for a link to PUT; leave it out", param=named[0])
+        return given
+    most = given["max_bytes"]
+    if most is not None and not 0 <= most < 2**63:
+        raise InvalidInput(f"max_bytes: {most} is no number of bytes", param="max_bytes")
+    kind = content.media_type(given["content_type"], at.key, is_text=False)
+    return given | {"content_type": kind}
 
 
 def _hash(token: str) -> bytes:
