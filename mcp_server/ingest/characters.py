@@ -1,0 +1,125 @@
+"""Bytes as text: byte order marks, the declared encoding, UTF-8, and a guess among the common ones."""
+
+from __future__ import annotations
+
+import codecs
+
+from mcp_server.ingest.source import Source, Unreadable
+
+_MARKS = (  # the longer first: UTF-32's begins with UTF-16's
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+# What is guessed among, the likelier first: that decides between guesses that are about as good.
+_GUESSED = (
+    *(
+        "gb18030",
+        "big5",
+        "cp932",
+        "euc_jp",
+        "euc_kr",
+        "cp1252",
+        "cp1251",
+        "koi8_r",
+        "cp1253",
+        "cp1255",
+    ),
+    *("cp1256", "cp1250", "latin_1"),
+)
+_ABOUT = 0.05
+_SAMPLE = 32_768
+# Of bytes that stand for no character in text; a text has none of them.
+_CONTROL = frozenset(range(32)) - {7, 8, 9, 10, 11, 12, 13, 27}
+
+
+def decode(source: Source) -> str:
+    """Return the text of a document that is text.
+
+    Raises:
+        Unreadable: it is in no known encoding, not in the declared one, or no text at all.
+    """
+    text = _decoded(source)
+    at = text.find("\0")
+    if at >= 0:
+        raise Unreadable(f"it is no text: it holds U+0000 at character {at}")
+    return text
+
+
+def _decoded(source: Source) -> str:
+    body = source.body
+    for mark, encoding in _MARKS:
+        if body.startswith(mark):
+            return _strict(body[len(mark) :], encoding)
+    declared = _known(source.charset)
+    if declared is not None:
+        return _strict(body, declared)
+    wide = _wide(body)
+    if wide is not None:
+        return _strict(body, wide)
+    try:
+        return body.decode()
+    except UnicodeDecodeError as error:
+        reason = error
+    if _CONTROL & set(body[:_SAMPLE]):
+        raise Unreadable("it is no text, and of no kind that can be read") from reason
+    return _strict(body, _guess(body))
+
+
+def _known(charset: str | None) -> str | None:
+    """Return Python's name of a declared text encoding, None for one that it does not know."""
+    if not charset:
+        return None
+    try:
+        found = codecs.lookup(charset.strip("\"' "))
+        "".encode(found.name)  # refuses what is no text encoding, such as base64
+    except (LookupError, ValueError):
+        return None
+    # Browsers' rule: what calls itself so is nearly always the larger encoding.
+    return {"gb2312": "gb18030", "gbk": "gb18030", "iso8859-1": "cp1252", "ascii": "utf-8"}.get(
+        found.name, found.name
+    )
+
+
+def _strict(body: bytes, encoding: str) -> str:
+    try:
+        return body.decode(encoding)
+    except UnicodeDecodeError as error:
+        if encoding == "cp1252":  # five bytes mean nothing there
+            return body.decode("latin-1")
+        raise Unreadable(
+            f"it is not {encoding} at byte {error.start}; store it as UTF-8, or declare its charset"
+        ) from error
+
+
+def _wide(body: bytes) -> str | None:
+    """Return UTF-16 of an order if every other byte is mostly the same in a way that only it makes."""
+    if len(body) % 2:
+        return None
+    sample = body[:_SAMPLE]
+    for encoding, zeros in (("utf-16-le", sample[1::2]), ("utf-16-be", sample[::2])):
+        if zeros.count(0) > 0.4 * len(zeros):
+            return encoding
+    return None
+
+
+def _guess(body: bytes) -> str:
+    """Return the encoding that makes the most of a sample, by the frequencies of its language."""
+    from charset_normalizer import from_bytes
+
+    sample = body[:_SAMPLE]
+    if len(body) > _SAMPLE:  # not in the middle of a character
+        sample = sample[: sample.rfind(b"\n") + 1] or sample
+    found = from_bytes(sample, cp_isolation=list(_GUESSED), threshold=0.4)
+    best = found.best()
+    if best is None:
+        return "cp1252"
+    near = {
+        encoding
+        for match in found
+        if match.chaos <= best.chaos + _ABOUT and match.coherence >= best.coherence - _ABOUT
+        for encoding in (match.encoding, *match.could_be_from_charset)
+    }
+    return min(near, key=_GUESSED.index)
