@@ -15,6 +15,9 @@ from mcp_server.ingest.embed import Embedder, open_embedder
 from mcp_server.llm.router import Router, open_router
 from mcp_server.services.objects import blob_namespace
 from mcp_server.settings import Settings
+from mcp_server.storage.cache import CacheEngine
+from mcp_server.storage.cache.memory import MemoryCache
+from mcp_server.storage.cache.redis import open_redis
 from mcp_server.storage.objects import BlobStore, Opening, open_blobs
 from mcp_server.storage.sql import SqlEngine
 from mcp_server.storage.sql.control import answers, open_control, open_pool
@@ -41,6 +44,7 @@ class Engines:
     heartbeat: AsyncEngine
     wake: Wake
     sql: SqlEngine
+    cache: CacheEngine
     blobs: BlobStore
     vectors: VectorEngine
     embedder: Embedder
@@ -76,6 +80,7 @@ async def open_engines(settings: Settings, sql_secret: bytes) -> AsyncGenerator[
             )
         )
         blobs = await stack.enter_async_context(open_blobs(await _blobs(control, settings)))
+        cache = await _cache(stack, settings)
         router = await stack.enter_async_context(open_router(settings))
         embedder = await stack.enter_async_context(open_embedder(settings))
         yield Engines(
@@ -84,11 +89,12 @@ async def open_engines(settings: Settings, sql_secret: bytes) -> AsyncGenerator[
             heartbeat=heartbeat,
             wake=wake,
             sql=sql,
+            cache=cache,
             blobs=blobs,
             vectors=PostgresVectors(control),
             embedder=embedder,
             router=router,
-            checks=_checks(control, sql, blobs, router),
+            checks=_checks(control, sql, cache, blobs, router),
         )
 
 
@@ -113,6 +119,12 @@ async def _blobs(control: AsyncEngine, settings: Settings) -> Opening:
     )
 
 
+async def _cache(stack: AsyncExitStack, settings: Settings) -> CacheEngine:
+    if settings.redis_url is None:
+        return MemoryCache()
+    return await stack.enter_async_context(open_redis(settings.redis_url))
+
+
 def _refuse_one_for_both(control_url: str, data_url: str) -> None:
     """Tenants' roles in the control database could forge its wake-ups and hold its locks."""
     control, data = urlsplit(control_url), urlsplit(data_url)
@@ -124,7 +136,7 @@ def _refuse_one_for_both(control_url: str, data_url: str) -> None:
 
 
 def _checks(
-    control: AsyncEngine, sql: SqlEngine, blobs: BlobStore, router: Router
+    control: AsyncEngine, sql: SqlEngine, cache: CacheEngine, blobs: BlobStore, router: Router
 ) -> dict[str, Check]:
     async def control_answers() -> str:
         await answers(control)
@@ -148,6 +160,7 @@ def _checks(
     return {
         "control": control_answers,
         "data": data_answers,
+        "cache": cache.answers,
         "objects": objects_answer,
         "llm": models_answer,
     }

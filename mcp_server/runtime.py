@@ -47,6 +47,7 @@ from mcp_server.services.standing_work import WorkStarter
 from mcp_server.services.tool_work import ToolWork
 from mcp_server.services.triggers import TriggerService
 from mcp_server.services.undo import UndoService
+from mcp_server.services.units import UnitStores, open_units
 from mcp_server.services.vectors import VectorService
 from mcp_server.services.vectors.keeping import keeping_versions
 from mcp_server.settings import Settings
@@ -116,9 +117,13 @@ async def open_runtime(
             open_runs(operations, control, stores, engines.wake, settings.run_ttl_days.seconds)
         )
         standing = _standing(engines, operations, stores, declared, settings)
-        kv = KvService(operations, control, undo_days=settings.undo_days)
+        kv = KvService(operations, control, cache=engines.cache, undo_days=settings.undo_days)
         vectors = VectorService(
             *(operations, control, engines.vectors, engines.embedder), undo_days=settings.undo_days
+        )
+        unit_stores = UnitStores(kv, objects, vectors)
+        units = await stack.enter_async_context(
+            open_units(operations, control, unit_stores, engines.sql, engines.units)
         )
         services = Services(
             agents=AgentService(
@@ -135,6 +140,7 @@ async def open_runtime(
             triggers=TriggerService(*standing),
             sql=SqlService(operations, control, engines.sql, engines.databases),
             undo=UndoService(operations, control, {"kv": kv, "object": objects, "vector": vectors}),
+            units=units,
             vectors=vectors,
         )
         updates = Updates()

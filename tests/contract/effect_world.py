@@ -35,7 +35,12 @@ CALLS: dict[str, tuple[str, dict[str, Any], int]] = {
     "kv_set": ("kv_set", {"key": "k", "value": {"a": [1, None]}}, 1),
     "kv_set, if absent": ("kv_set", {"key": "k", "value": 1, "expected_version": 0}, 1),
     "kv_set, for an hour": ("kv_set", {"key": "k", "value": "x", "ttl_seconds": 3600}, 1),
+    "kv_increment": ("kv_increment", {"key": "there", "by": 0.5}, 1),
+    "kv_increment, a new key": ("kv_increment", {"key": "k", "ttl_seconds": 3600}, 1),
     "kv_delete": ("kv_delete", {"key": "there"}, 1),
+    # Leases are not journalled: no reader of values has to look because of them.
+    "kv_lease": ("kv_lease", {"key": "k", "ttl_seconds": 3600, "owner": "ann"}, 0),
+    "kv_release": ("kv_release", {"key": "k", "token": 1}, 0),
     "object_put": ("object_put", {"key": "k.txt", "text": "hello"}, 1),
     "object_put, over another": ("object_put", {"key": "there", "text": "hello"}, 1),
     "object_put, if absent": ("object_put", {"key": "k", "text": "a", "if_none_match": "*"}, 1),
@@ -81,7 +86,7 @@ CALLS: dict[str, tuple[str, dict[str, Any], int]] = {
 }
 WRITING_DOMAINS = {"kv", "sql", "objects", "vectors"}
 
-_TABLES = ("kv", "objects", "vector_stores", "documents", "chunks", "chunk_vectors", "agents")
+_TABLES = ("kv", "kv_leases", "objects", "vector_stores", "documents", "chunks", "chunk_vectors", "agents")
 
 
 def writing_tools() -> dict[str, ToolDeclaration]:

@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
-from mcp_server.services.kv.items import KvDeleted, KvItem, KvPage
+from mcp_server.services.kv.items import (
+    KvDeleted,
+    KvItem,
+    KvLease,
+    KvMany,
+    KvPage,
+    KvReleased,
+)
 from mcp_server.services.kv.keeper import keeping_kv
 from mcp_server.services.kv.service import KvService
 
-__all__ = ["KvDeleted", "KvItem", "KvPage", "KvService", "keeping_kv"]
+__all__ = [
+    "KvDeleted",
+    "KvItem",
+    "KvLease",
+    "KvMany",
+    "KvPage",
+    "KvReleased",
+    "KvService",
+    "keeping_kv",
+]

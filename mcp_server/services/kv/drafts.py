@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -9,13 +10,20 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from mcp_server.errors import Conflict
+from mcp_server.errors import Conflict, Unavailable
 from mcp_server.operation import Operation
 from mcp_server.policy import Verb
 from mcp_server.services.kv import durable
-from mcp_server.services.kv.durable import Terms, VersionConflict
-from mcp_server.services.kv.items import Address, KvDeleted, KvItem, encode
-from mcp_server.services.writes import Record
+from mcp_server.services.kv.items import (
+    Address,
+    KvDeleted,
+    KvItem,
+    Terms,
+    VersionConflict,
+    encode,
+)
+from mcp_server.services.kv.numbers import add
+from mcp_server.services.writes import Draft, Record
 from mcp_server.storage.sql.kv_tables import kv_versions
 from mcp_server.timestamps import iso_or_none
 
@@ -50,11 +58,8 @@ class KvWrite(_Draft):
     """One value, encoded already, and the terms on which it is written."""
 
     value: Any
+    encoded: str
     terms: Terms
-    encoded: str = field(init=False, default="")
-
-    def __post_init__(self) -> None:
-        self.encoded = encode(self.value)
 
     async def apply(self, tx: AsyncConnection, op: Operation) -> dict[str, Any]:
         done = await durable.write(tx, self.at, self.encoded, self.terms, keep=self.keep)
@@ -72,6 +77,29 @@ class KvWrite(_Draft):
         until = self.terms.expires_at
         content: dict[str, Any] = {"value": self.value, "ttl": self.terms.ttl}
         return Record(content | {"expires_at": None if until is None else until.isoformat()})
+
+
+@dataclass(slots=True)
+class KvIncrement(_Draft):
+    """A number that is added to the key's; a key that is not there counts as 0, and lives for `ttl`."""
+
+    by: float
+    ttl: float | None
+
+    async def apply(self, tx: AsyncConnection, op: Operation) -> dict[str, Any]:
+        for _ in range(durable.TURNS):
+            row = await durable.read(tx, self.at, lock=True)
+            if row is None:
+                total, terms = add(0, self.by), Terms(expected=0, ttl=self.ttl)
+            else:
+                total = add(row.value, self.by)
+                terms = Terms(expected=row.version, expires_at=row.expires_at)
+            with suppress(VersionConflict):  # made meanwhile, or expired
+                return await KvWrite(self.at, self.keep, total, encode(total), terms).apply(tx, op)
+        raise Unavailable("other writers keep making and deleting this key; try again")
+
+    def record(self) -> Record:
+        return Record({"by": self.by, "ttl": self.ttl})
 
 
 @dataclass(slots=True)
@@ -128,7 +156,7 @@ class KvRestore(_Draft):
         if not row.alive:
             raise Conflict(f"version {self.version} of this key would have expired by now")
         terms = Terms(expected=self.expected, expires_at=row.expires_at)
-        self._found = KvWrite(self.at, self.keep, row.value, terms)
+        self._found = KvWrite(self.at, self.keep, row.value, encode(row.value), terms)
 
     async def apply(self, tx: AsyncConnection, op: Operation) -> dict[str, Any]:
         try:
@@ -145,11 +173,14 @@ class KvRestore(_Draft):
         return self._found
 
 
-def recorded(at: Address, record: Record, *, keep: bool) -> KvWrite | KvDelete:
+def recorded(at: Address, record: Record, *, keep: bool) -> Draft:
     """Return the draft of a record, without conditions."""
     content = record.content
     if content.get("delete"):
         return KvDelete(at, keep)
+    if "by" in content:
+        return KvIncrement(at, keep, content["by"], content["ttl"])
     until = content["expires_at"]
     terms = Terms(ttl=content["ttl"], expires_at=until and datetime.fromisoformat(until))
-    return KvWrite(at, keep, content["value"], terms)
+    value = content["value"]
+    return KvWrite(at, keep, value, encode(value), terms)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,15 +15,24 @@ from sqlalchemy import (
     TextClause,
     and_,
     bindparam,
+    false,
     func,
     or_,
     select,
     text,
+    true,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mcp_server.errors import Conflict, Unavailable
-from mcp_server.services.kv.items import Address
+from mcp_server.errors import Unavailable
+from mcp_server.services.kv.items import (
+    MAX_PAGE_BYTES,
+    Address,
+    Terms,
+    VersionConflict,
+    not_held,
+)
+from mcp_server.storage.sql.kv_tables import kv_namespaces
 from mcp_server.storage.sql.schema import kv
 
 
@@ -123,14 +133,6 @@ _READ_MANY = select(kv).where(
 _STILL = select(kv.c.value).where(_AT, kv.c.version == bindparam("version"))
 
 
-class VersionConflict(Conflict):
-    """The key has another version than was expected; `current` is 0 if it is not there."""
-
-    def __init__(self, current: int | None) -> None:
-        super().__init__(f"version is {current or 0}", param="expected_version")
-        self.current = current or 0
-
-
 @dataclass(frozen=True, slots=True)
 class Written:
     """What a write made: the version, the one that it replaced if any, and when it expires."""
@@ -138,20 +140,6 @@ class Written:
     version: int
     before: int | None
     expires_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """Under what conditions a value is written, and for how long.
-
-    `expected` is the version that must be current (0: none). `fence` is the token of a lease that must
-    be held. `expires_at` wins over `ttl`, which is in seconds.
-    """
-
-    expected: int | None = None
-    ttl: float | None = None
-    expires_at: datetime | None = None
-    fence: int | None = None
 
 
 async def write(
@@ -175,7 +163,7 @@ async def write(
         if row.version is not None:
             return Written(row.version, row.before, row.expires_at)
         if not row.held:
-            raise Conflict(f"the lease of token {terms.fence} is not held any more", param="fence")
+            raise not_held(terms.fence or 0)
         if terms.expected is not None and terms.expected != (row.before or 0):
             raise VersionConflict(row.before)
     raise Unavailable("other writers keep making and deleting this key; try again")
@@ -222,3 +210,54 @@ async def value_of(tx: AsyncConnection, at: Address, version: int, given: Any) -
     """
     row = (await tx.execute(_STILL, at.row() | {"version": version})).first()
     return given if row is None else row.value
+
+
+async def page(
+    tx: AsyncConnection,
+    tenant: str,
+    namespace: str,
+    prefixes: Sequence[str],
+    after: str | None,
+    size: int,
+) -> tuple[Sequence[Row[Any]], bool]:
+    """Return up to `size` rows under any of the prefixes in byte order, and whether more follow.
+
+    A page of large values is shorter.
+    """
+    starts = [_starts(prefix) for prefix in prefixes]
+    found = (
+        select(kv)
+        .where(kv.c.tenant == tenant, kv.c.namespace == namespace, ALIVE, or_(false(), *starts))
+        .where(*([] if after is None else [kv.c.key > after]))
+        .order_by(kv.c.key)
+        .limit(size + 1)
+        .subquery()
+    )
+    so_far = func.sum(func.octet_length(found.c.value)).over(order_by=found.c.key)
+    sized = select(found, so_far.label("so_far"), func.count().over().label("total")).subquery()
+    before = sized.c.so_far - func.octet_length(sized.c.value)
+    rows = (
+        await tx.execute(
+            select(sized).where(before <= MAX_PAGE_BYTES).order_by(sized.c.key).limit(size)
+        )
+    ).all()
+    return rows, bool(rows) and rows[0].total > len(rows)
+
+
+def _starts(prefix: str) -> ColumnElement[bool]:
+    """Return the range of the index that holds the keys under a prefix: their order is that of code points."""
+    if not prefix:
+        return true()
+    last = ord(prefix[-1])
+    following = 0xE000 if last == 0xD7FF else last + 1  # what is between are no characters
+    if following > sys.maxunicode:
+        return and_(kv.c.key >= prefix, func.starts_with(kv.c.key, prefix))
+    return and_(kv.c.key >= prefix, kv.c.key < prefix[:-1] + chr(following))
+
+
+async def namespace_exists(tx: AsyncConnection, tenant: str, namespace: str) -> bool:
+    """Tell whether anything was ever written there."""
+    query = select(kv_namespaces.c.name).where(
+        kv_namespaces.c.tenant == tenant, kv_namespaces.c.name == namespace
+    )
+    return (await tx.execute(query)).first() is not None

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from typing_extensions import TypedDict
 
-from mcp_server.errors import InvalidInput
+from mcp_server.errors import Conflict, InvalidInput
 from mcp_server.services import names
 from mcp_server.storage.sql.schema import encode_json
+from mcp_server.timestamps import iso_or_none
 
 MAX_VALUE_BYTES = 1024 * 1024
 MAX_TTL_SECONDS = 10 * 365 * 24 * 3600
+MAX_LEASE_SECONDS = 24 * 3600
+# What one answer may hold: a page ends early, many keys are asked for in parts.
+MAX_PAGE_BYTES = 16 * 1024 * 1024
+MAX_KEYS = 100
 
 
 class KvItem(TypedDict):
@@ -35,6 +41,82 @@ class KvDeleted(TypedDict):
     deleted: bool
 
 
+class KvMany(TypedDict):
+    """The keys that are there, in the order they were asked for, and those that are not."""
+
+    items: list[KvItem]
+    missing: list[str]
+
+
+class KvLease(TypedDict):
+    """A lease as its caller sees it: `token` is null unless it was acquired.
+
+    `owner` and `expires_at` are those of whoever holds it now, null if nobody does.
+    """
+
+    key: str
+    namespace: str
+    token: int | None
+    owner: str | None
+    expires_at: str | None
+    acquired: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Who holds a lease until when, nobody if `expires_at` is None; `token` only for the holder itself."""
+
+    token: int | None = None
+    owner: str | None = None
+    expires_at: datetime | None = None
+
+
+def lease_of(at: Address, held: Held) -> KvLease:
+    """Return a lease as its caller sees it."""
+    return KvLease(
+        key=at.key,
+        namespace=at.namespace,
+        token=held.token,
+        owner=held.owner,
+        expires_at=iso_or_none(held.expires_at),
+        acquired=held.token is not None,
+    )
+
+
+class KvReleased(TypedDict):
+    released: bool
+
+
+class VersionConflict(Conflict):
+    """The key has another version than was expected; `current` is 0 if it is not there."""
+
+    def __init__(self, current: int | None) -> None:
+        super().__init__(f"version is {current or 0}", param="expected_version")
+        self.current = current or 0
+
+
+def not_held(token: int) -> Conflict:
+    return Conflict(f"the lease of token {token} is not held any more", param="fence")
+
+
+def wrong_kind() -> Conflict:
+    return Conflict("the value of this key is not a number", param="key")
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Under what conditions a value is written, and for how long.
+
+    `expected` is the version that must be current (0: none). `fence` is the token of a lease that must
+    be held. `expires_at` wins over `ttl`, which is in seconds.
+    """
+
+    expected: int | None = None
+    ttl: float | None = None
+    expires_at: datetime | None = None
+    fence: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """Where one key of one tenant is."""
@@ -51,6 +133,18 @@ class Address:
             InvalidInput: one of them is none.
         """
         return cls(tenant, names.container(namespace, "namespace"), names.key(key))
+
+    @classmethod
+    def of_uri(cls, tenant: str, uri: str) -> Address:
+        """Return where the key of a journalled URI is.
+
+        Raises:
+            InvalidInput: it is the URI of no key.
+        """
+        namespace, slash, key = uri.removeprefix("kv://").partition("/")
+        if not uri.startswith("kv://") or not slash:
+            raise InvalidInput(f"{uri[:200]!r} is the URI of no key", param="uri")
+        return cls.of(tenant, unquote(namespace), key)
 
     @property
     def uri(self) -> str:
@@ -109,3 +203,23 @@ def check_expected(expected: int | None) -> int | None:
             param="expected_version",
         )
     return expected
+
+
+def check_token(token: int | None, param: str) -> int | None:
+    """Return a lease's token.
+
+    Raises:
+        InvalidInput: there is no such token.
+    """
+    if token is not None and not 0 < token < 2**63:
+        raise InvalidInput(f"{param}: {token} is no token that kv_lease gave out", param=param)
+    return token
+
+
+def check_owner(owner: str | None) -> str | None:
+    """Return the name that a lease is shown with.
+
+    Raises:
+        InvalidInput: it is too long, or not plain text.
+    """
+    return None if owner is None else names.key(owner, "owner")

@@ -24,10 +24,11 @@ _PURGE = """
     delete from {table} where ctid = any(array(
         select ctid from {table} where {due} limit :batch for update skip locked))
     """
-# Nobody sees an expired row; removing it changes nothing that anybody can tell.
-_EXPIRED = tuple(
-    text(_PURGE.format(table=table, due="expires_at <= clock_timestamp()"))
-    for table in ("kv", "kv_leases")
+# Nobody sees an expired row; removing it changes nothing that anybody can tell. The row of a lease
+# stays until whoever began to take it over has surely ended: tokens rise by it.
+_EXPIRED = (
+    text(_PURGE.format(table="kv", due="expires_at <= clock_timestamp()")),
+    text(_PURGE.format(table="kv_leases", due="expires_at < clock_timestamp() - interval '1 day'")),
 )
 _OLD = text(
     _PURGE.format(table="kv_versions", due="replaced_at < now() - make_interval(secs => :kept)")
