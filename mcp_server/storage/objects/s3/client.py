@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from http import HTTPStatus
-from xml.etree.ElementTree import ParseError
+from xml.etree.ElementTree import Element, ParseError, SubElement, tostring
 
 import urllib3
 from minio import Minio
-from minio.datatypes import Part
+from minio.datatypes import CompleteMultipartUploadResult, Object, Part, parse_list_objects
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
@@ -34,6 +34,7 @@ _BUSY = (
 )
 UPLOADS_AT_ONCE = 1000
 _DEFAULT_REGION = "us-east-1"
+_BINARY = {"Content-Type": "application/octet-stream"}
 # What its calls raise when the server refuses, is away, or is none; what answers no XML is none.
 NO_SERVER = (InvalidResponseError, ParseError, ValueError)
 FAILURES = (MinioException, HTTPError, OSError, *NO_SERVER)
@@ -95,22 +96,63 @@ class Client(Minio):
     def close(self) -> None:
         self._http.clear()
 
-    def begin(self, bucket: str, key: str) -> str:
+    def put(self, bucket: str, name: str, body: bytes, headers: Mapping[str, str]) -> str:
+        """Store an object of at most 5 GiB in one request; return its ETag."""
+        return self._put_object(bucket, name, body, {**_BINARY, **headers}).etag or ""
+
+    def begin(self, bucket: str, name: str, headers: Mapping[str, str]) -> str:
         """Begin a multipart upload and return its id."""
-        return self._create_multipart_upload(bucket, key, {})
+        return self._create_multipart_upload(bucket, name, {**_BINARY, **headers})
 
-    def send_part(self, bucket: str, key: str, upload: str, number: int, body: bytes) -> Part:
-        return Part(number, self._upload_part(bucket, key, body, None, upload, number))
+    def send_part(self, bucket: str, name: str, upload: str, number: int, body: bytes) -> Part:
+        return Part(number, self._upload_part(bucket, name, body, None, upload, number))
 
-    def complete(self, bucket: str, key: str, upload: str, parts: Sequence[Part]) -> None:
-        """Make the parts, in their order, one object.
+    def complete(
+        self,
+        bucket: str,
+        name: str,
+        upload: str,
+        parts: Sequence[Part],
+        headers: Mapping[str, str],
+    ) -> str:
+        """Make the parts, in their order, one object; return its ETag.
 
         Raises:
             ServerError: the server began to say yes, and then said something else, as AWS may.
         """
-        done = self._complete_multipart_upload(bucket, key, upload, list(parts))
+        root = Element("CompleteMultipartUpload")
+        for part in parts:
+            entry = SubElement(root, "Part")
+            SubElement(entry, "PartNumber").text = str(part.part_number)
+            SubElement(entry, "ETag").text = f'"{part.etag}"'
+        body = tostring(root)
+        given = {"Content-Type": "application/xml", **headers}
+        answer = self._execute(
+            "POST", bucket, name, body=body, headers={**given}, query_params={"uploadId": upload}
+        )
+        done = CompleteMultipartUploadResult(answer)
         if not done.etag:
             raise ServerError("the upload was not completed", HTTPStatus.OK)
+        return done.etag
+
+    def delete(self, bucket: str, name: str, headers: Mapping[str, str]) -> None:
+        self._execute("DELETE", bucket, name, headers={**headers})
+
+    def page(
+        self, bucket: str, prefix: str, delimiter: str | None, limit: int, token: str | None
+    ) -> tuple[list[Object], str | None]:
+        """Return up to `limit` objects and common prefixes, and the token of the next page if there is one."""
+        query = {
+            "list-type": "2",
+            "prefix": prefix,
+            "max-keys": str(limit),
+            "encoding-type": "url",
+            **({"delimiter": delimiter} if delimiter else {}),
+            **({"continuation-token": token} if token else {}),
+        }
+        answer = self._execute("GET", bucket, query_params={**query})
+        found, more, following, _ = parse_list_objects(answer)
+        return found, following if more else None
 
     def abort(self, bucket: str, key: str, upload: str) -> None:
         """Drop an upload; that it is gone already is success."""

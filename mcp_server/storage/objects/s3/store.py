@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import re
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterable, Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 
 from minio.datatypes import Object
-from minio.error import S3Error
-from urllib3.response import BaseHTTPResponse
 
 from mcp_server.errors import Unavailable
 from mcp_server.storage.objects import Blob, StoredBlob
 from mcp_server.storage.objects.s3.client import Client
+from mcp_server.storage.objects.s3.reading import Reading
 from mcp_server.storage.objects.s3.threads import Threads
-from mcp_server.storage.objects.s3.upload import MIB, Upload
+from mcp_server.storage.objects.s3.upload import Target, Upload
 
-READ_BYTES = MIB
 PAGE = 1000
-# A reader whose connection breaks asks for the rest, after these pauses, in seconds.
-PAUSES = (0.2, 1.0)
 _KEY = re.compile(r"[0-9a-f]{32}")
 
 
@@ -58,10 +52,12 @@ class S3Store:
     async def put(self, chunks: AsyncIterable[bytes]) -> Blob:
         key = secrets.token_hex(16)
         place = self._place
-        upload = Upload(self._client, self._threads, place.bucket, place.name(key), place.part_size)
+        target = Target(place.bucket, place.name(key), place.part_size)
+        upload = Upload(self._client, self._threads, target)
         self._uploads.add(upload)
         try:
-            return await upload.send(key, chunks)
+            size, sha256, md5, _ = await upload.send(chunks)
+            return Blob(key, size, sha256, md5)
         except BaseException:
             await self._threads.afterwards(_quietly(upload))
             raise
@@ -70,26 +66,6 @@ class S3Store:
 
     def get(self, key: str, start: int, end: int) -> AsyncGenerator[bytes]:
         return self._stream(self._place.name(_checked(key)), start, end)
-
-    async def _stream(self, name: str, start: int, end: int) -> AsyncGenerator[bytes]:
-        pauses = iter(PAUSES)
-        while start < end:
-            try:
-                response = await self._opened(name, start, end)
-                try:
-                    while start < end:
-                        size = min(READ_BYTES, end - start)
-                        reading = self._threads.submit(_read, response, size)
-                        chunk = await self._threads.result(reading, stop=response.shutdown)
-                        start += len(chunk)
-                        yield chunk
-                finally:
-                    _close(response)
-            except Unavailable as error:
-                pause = next(pauses, None)
-                if pause is None or isinstance(error, Lost):
-                    raise
-                await asyncio.sleep(pause)
 
     async def delete(self, key: str) -> None:
         if _KEY.fullmatch(key):  # another engine's key names nothing here
@@ -117,56 +93,14 @@ class S3Store:
         if not there:
             raise Unavailable("the object store's bucket is gone")
 
-    async def _opened(self, name: str, start: int, end: int) -> BaseHTTPResponse:
-        opening = self._threads.submit(self._open, name, start, end)
-        try:
-            return await self._threads.result(opening)
-        except asyncio.CancelledError:
-            opening.add_done_callback(_close_unread)
-            raise
-
-    def _open(self, name: str, start: int, end: int) -> BaseHTTPResponse:
-        try:
-            response = self._client.get_object(self._place.bucket, name, start, end - start)
-        except S3Error as error:
-            if error.code in {"NoSuchKey", "InvalidRange"}:
-                raise Lost from error
-            raise
-        spans = response.headers.get("content-range", "").partition("/")[0]
-        if spans.removeprefix("bytes ") != f"{start}-{end - 1}":
-            _close(response)
-            raise Lost
-        return response
-
-
-class Lost(Unavailable):
-    """A blob is shorter than its row says, or the server does not know ranges."""
-
-    def __init__(self) -> None:
-        super().__init__("the object store lost bytes of this object")
+    def _stream(self, name: str, start: int, end: int) -> AsyncGenerator[bytes]:
+        return Reading(self._client, self._threads, self._place.bucket, name).stream(start, end)
 
 
 async def _quietly(upload: Upload) -> None:
     # What cannot be removed now is found later: by discard_unfinished, or as an orphan.
     with contextlib.suppress(Unavailable):
         await upload.abandon()
-
-
-def _read(response: BaseHTTPResponse, size: int) -> bytes:
-    chunk = response.read(size, decode_content=False)
-    if not chunk:
-        raise OSError("the answer ended early")
-    return chunk
-
-
-def _close(response: BaseHTTPResponse) -> None:
-    response.close()
-    response.release_conn()
-
-
-def _close_unread(opening: Future[BaseHTTPResponse]) -> None:
-    if not opening.cancelled() and opening.exception() is None:
-        _close(opening.result())
 
 
 def _page(found: Iterator[Object]) -> list[Object]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import AsyncIterable, Callable
+from collections.abc import AsyncIterable, Callable, Mapping
 from concurrent.futures import Future
-from io import BytesIO
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
 
 from minio.datatypes import Part
 
 from mcp_server.errors import InvalidInput
-from mcp_server.storage.objects import Blob
 from mcp_server.storage.objects.s3.client import Client
 from mcp_server.storage.objects.s3.threads import Threads
+
+T = TypeVar("T")
 
 MIB = 1024 * 1024
 PART_BYTES = 8 * MIB
@@ -27,29 +29,50 @@ def part_bytes(most: int) -> int:
     return max(PART_BYTES, -(-most // (MOST_PARTS * MIB)) * MIB)
 
 
-class Upload:
-    """Writes one object under `name`. What fits one part is put at once, and is whole or not there."""
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where an upload goes. `headers` say what it is; `conditions` are headers that decide at its end.
 
-    def __init__(
-        self, client: Client, threads: Threads, bucket: str, name: str, part_size: int
-    ) -> None:
+    A `fresh` name was never used before, so that what stands under it after a failure may go.
+    """
+
+    bucket: str
+    name: str
+    part_size: int
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    conditions: Mapping[str, str] = field(default_factory=dict[str, str])
+    fresh: bool = True
+
+
+class Sent(NamedTuple):
+    """What was stored; `etag` is the server's."""
+
+    size: int
+    sha256: str
+    md5: str
+    etag: str
+
+
+class Upload:
+    """Writes one object. What fits one part is put at once, and is whole or not there."""
+
+    def __init__(self, client: Client, threads: Threads, target: Target) -> None:
         self._client = client
         self._threads = threads
-        self._bucket = bucket
-        self._name = name
-        self._part_size = part_size
+        self._target = target
+        self._part_size = target.part_size
         self._gathered: list[bytes] = []
         self._gathered_bytes = 0
         self._size = 0
         self._sha256 = hashlib.sha256()
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._sending: deque[Future[Part]] = deque()
-        self._last: Future[object] | None = None
+        self._last: Future[Any] | None = None
         self._parts: list[Part] = []
         self.id: str | None = None
 
-    async def send(self, key: str, chunks: AsyncIterable[bytes]) -> Blob:
-        """Store all of it under the name; `key` is what the blob is called."""
+    async def send(self, chunks: AsyncIterable[bytes]) -> Sent:
+        """Store all of it under the name."""
         async for chunk in chunks:
             while chunk:
                 room = self._part_size - self._gathered_bytes
@@ -58,11 +81,8 @@ class Upload:
                 chunk = chunk[room:]  # noqa: PLW2901 - what is left of it; most fit whole and are not copied
                 if self._gathered_bytes == self._part_size:
                     await self._send_part()
-        if self.id is None:
-            await self._do(self._put)
-        else:
-            await self._complete()
-        return Blob(key, self._size, self._sha256.hexdigest(), self._md5.hexdigest())
+        etag = await (self._do(self._put) if self.id is None else self._complete())
+        return Sent(self._size, self._sha256.hexdigest(), self._md5.hexdigest(), etag)
 
     async def abandon(self) -> None:
         """Remove what was sent, when the threads that send it are through."""
@@ -83,10 +103,9 @@ class Upload:
             )
         if len(self._sending) == PARTS_AT_ONCE:
             await self._oldest()
+        at = self._target
         self._sending.append(
-            self._threads.submit(
-                self._client.send_part, self._bucket, self._name, self.id, number, body
-            )
+            self._threads.submit(self._client.send_part, at.bucket, at.name, self.id, number, body)
         )
 
     async def _oldest(self) -> None:
@@ -94,25 +113,28 @@ class Upload:
         self._sending.popleft()
         self._parts.append(part)
 
-    async def _complete(self) -> None:
+    async def _complete(self) -> str:
         if self._gathered:
             await self._send_part()
         while self._sending:
             await self._oldest()
-        await self._do(self._client.complete, self._bucket, self._name, self.id, self._parts)
-
-    async def _do(self, function: Callable[..., object], *arguments: object) -> None:
-        self._last = work = self._threads.submit(function, *arguments)
-        await self._threads.result(work, linger=0)  # `abandon` waits
-
-    def _put(self) -> None:
-        body = self._seal()
-        self._client.put_object(
-            self._bucket, self._name, BytesIO(body), len(body), part_size=self._part_size
+        at = self._target
+        return await self._do(
+            self._client.complete, at.bucket, at.name, self.id, self._parts, at.conditions
         )
 
+    async def _do(self, function: Callable[..., T], *arguments: object) -> T:
+        self._last = work = self._threads.submit(function, *arguments)
+        return await self._threads.result(work, linger=0)  # `abandon` waits
+
+    def _put(self) -> str:
+        at = self._target
+        headers = {**at.headers, **at.conditions}
+        return self._client.put(at.bucket, at.name, self._seal(), headers)
+
     def _begin(self) -> None:
-        self.id = self._client.begin(self._bucket, self._name)
+        at = self._target
+        self.id = self._client.begin(at.bucket, at.name, at.headers)
 
     def _seal(self) -> bytes:
         body = b"".join(self._gathered)
@@ -123,8 +145,9 @@ class Upload:
         return body
 
     def _remove(self) -> None:
+        at = self._target
         if self.id is not None:
-            self._client.abort(self._bucket, self._name, self.id)
+            self._client.abort(at.bucket, at.name, self.id)
         # The whole may be there by now: what completes it was under way, or its answer got lost.
-        if self._last is not None:
-            self._client.remove_object(self._bucket, self._name)
+        if self._last is not None and at.fresh:
+            self._client.remove_object(at.bucket, at.name)
