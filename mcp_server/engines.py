@@ -19,16 +19,17 @@ from mcp_server.storage.cache import CacheEngine
 from mcp_server.storage.cache.memory import MemoryCache
 from mcp_server.storage.cache.redis import open_redis
 from mcp_server.storage.objects import BlobStore, Opening, open_blobs
-from mcp_server.storage.sql import SqlEngine
+from mcp_server.storage.sql import OutsideDatabase, SqlEngine
 from mcp_server.storage.sql.control import answers, open_control, open_pool
 from mcp_server.storage.sql.embedded import open_cluster
+from mcp_server.storage.sql.outside import open_outside
 from mcp_server.storage.sql.postgresql import open_postgresql
 from mcp_server.storage.sql.wake import Wake, open_wake
 from mcp_server.storage.vectors import VectorEngine
 from mcp_server.storage.vectors.postgresql import PostgresVectors
 
 # Settings of the contract whose engines this version does not have: better no start than another store.
-_NOT_YET = ("vectors_url", "mcp_url", "databases", "buckets")
+_NOT_YET = ("vectors_url", "mcp_url", "buckets")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,7 @@ class Engines:
     heartbeat: AsyncEngine
     wake: Wake
     sql: SqlEngine
+    databases: dict[str, OutsideDatabase]
     cache: CacheEngine
     blobs: BlobStore
     vectors: VectorEngine
@@ -79,6 +81,7 @@ async def open_engines(settings: Settings, sql_secret: bytes) -> AsyncGenerator[
                 timeout_seconds=settings.sql_timeout_seconds,
             )
         )
+        databases = await _outside(stack, settings, control_url, data_url)
         blobs = await stack.enter_async_context(open_blobs(await _blobs(control, settings)))
         cache = await _cache(stack, settings)
         router = await stack.enter_async_context(open_router(settings))
@@ -89,6 +92,7 @@ async def open_engines(settings: Settings, sql_secret: bytes) -> AsyncGenerator[
             heartbeat=heartbeat,
             wake=wake,
             sql=sql,
+            databases=databases,
             cache=cache,
             blobs=blobs,
             vectors=PostgresVectors(control),
@@ -125,14 +129,45 @@ async def _cache(stack: AsyncExitStack, settings: Settings) -> CacheEngine:
     return await stack.enter_async_context(open_redis(settings.redis_url))
 
 
+async def _outside(
+    stack: AsyncExitStack, settings: Settings, *own: str
+) -> dict[str, OutsideDatabase]:
+    """Open the operator's databases; `own` are the URLs of ours."""
+    for item in settings.databases:
+        if _place(item.url) in [_place(url) for url in own]:
+            raise ConfigurationError(
+                f"ISTHMUS_DATABASES: {item.name!r} is a database of Isthmus itself; name another one"
+            )
+    return {
+        item.name: await stack.enter_async_context(
+            open_outside(
+                *(item.name, item.url),
+                schema=item.schema,
+                writable=item.writable,
+                timeout_seconds=settings.sql_timeout_seconds,
+            )
+        )
+        for item in settings.databases
+    }
+
+
+async def _cache(stack: AsyncExitStack, settings: Settings) -> CacheEngine:
+    if settings.redis_url is None:
+        return MemoryCache()
+    return await stack.enter_async_context(open_redis(settings.redis_url))
+
+
 def _refuse_one_for_both(control_url: str, data_url: str) -> None:
     """Tenants' roles in the control database could forge its wake-ups and hold its locks."""
-    control, data = urlsplit(control_url), urlsplit(data_url)
-    places = [(url.hostname, url.port or 5432, url.path, url.query) for url in (control, data)]
-    if places[0] == places[1]:
+    if _place(control_url) == _place(data_url):
         raise ConfigurationError(
             "ISTHMUS_DATA_URL names the database of ISTHMUS_DATABASE_URL; give the tenants' own SQL another one"
         )
+
+
+def _place(url: str) -> tuple[object, ...]:
+    parts = urlsplit(url)
+    return (parts.hostname, parts.port or 5432, parts.path, parts.query)
 
 
 def _checks(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from mcp_server.auth.principal import Principal
+from mcp_server.auth.principal import DEFAULT_TENANT, Principal
 from mcp_server.errors import Forbidden, InvalidInput
 
 Verb = Literal["read", "write", "run", "admin"]
@@ -79,6 +79,9 @@ def allows(principal: Principal, verb: Verb, uri: str) -> bool:
     decided again inside. A tool that runs something must be granted itself.
     """
     scopes = principal.scopes
+    base = outside(uri)
+    if base is not None and not operates(principal):
+        return any(_covers(item, uri) for item in named(principal, verb, base))
     if isinstance(uri, Listing):
         seen = scope(principal, verb, uri.partition("://")[0]).within(uri)
         return seen is None or bool(seen)
@@ -91,18 +94,53 @@ def allows(principal: Principal, verb: Verb, uri: str) -> bool:
     return any(item.endswith("*") and uri.startswith(item[:-1]) for item in granted)
 
 
+def outside(uri: str) -> str | None:
+    """Return the database of the operator's that `uri` lies in, as `sql://NAME/`; None if in none.
+
+    What is there belongs to no tenant: neither a verb alone nor `sql://*` reaches it, only a scope that
+    names the database, or the operator.
+    """
+    scheme, _, rest = uri.partition("://")
+    name, slash, _ = rest.partition("/")
+    return f"sql://{name}/" if scheme == "sql" and slash and name != "main" else None
+
+
+def operates(principal: Principal) -> bool:
+    """Tell whether this is the operator: the owner of the default tenant."""
+    return principal.tenant == DEFAULT_TENANT and "admin" in principal.scopes
+
+
+def named(principal: Principal, verb: Verb, base: str) -> tuple[str, ...]:
+    """Return the URIs and `prefix*` forms below `base` on which a scope of `principal` grants `verb`."""
+    start = f"{verb}:{base}"
+    return tuple(
+        item[len(verb) + 1 :] for item in sorted(principal.scopes) if item.startswith(start)
+    )
+
+
+def _covers(granted: str, uri: str) -> bool:
+    """Tell whether one granted URI or `prefix*` is this URI, holds it, or lies in this listing."""
+    if isinstance(uri, Listing) and granted.startswith(uri):
+        return True
+    return granted == uri or (granted.endswith("*") and uri.startswith(granted[:-1]))
+
+
 def require(principal: Principal, verb: Verb, uri: str) -> None:
     """Decide, and raise Forbidden with the missing scope if the answer is no."""
     if not allows(principal, verb, uri):
-        raise Forbidden(f"this key may not {verb} {uri}; it lacks the scope {verb!r}")
+        missing = verb if outside(uri) is None else f"{verb}:{uri}"
+        raise Forbidden(f"this key may not {verb} {uri}; it lacks the scope {missing!r}")
 
 
 def explain(principal: Principal, verb: Verb, uri: str) -> dict[str, object]:
     """Return the decision with its reason: the scope that grants it, or the one that is missing."""
+    if outside(uri) is not None and operates(principal) and allows(principal, verb, uri):
+        return {"allowed": True, "verb": verb, "uri": uri, "by": verb}
     for item in sorted(principal.scopes):
         if allows(Principal(principal.tenant, principal.subject, frozenset({item})), verb, uri):
             return {"allowed": True, "verb": verb, "uri": uri, "by": item}
-    return {"allowed": False, "verb": verb, "uri": uri, "missing": verb}
+    missing = verb if outside(uri) is None else f"{verb}:{uri}"
+    return {"allowed": False, "verb": verb, "uri": uri, "missing": missing}
 
 
 def granted(principal: Principal, verb: Verb) -> tuple[str, ...] | None:

@@ -21,6 +21,7 @@ from mcp_server.errors import ConfigurationError
 from mcp_server.settings_values import (
     MOST_DAYS,
     CommaList,
+    Databases,
     Days,
     FieldNames,
     PathList,
@@ -87,7 +88,7 @@ class Settings(BaseSettings):
     max_object_bytes: int = Field(default=64 * 1024**3, gt=0)
     # Hosts, HOST:PORT or networks that URLs given by callers may reach though they are not public.
     fetch_allow: CommaList = ()
-    databases: CommaList = ()
+    databases: Databases = ()
     buckets: CommaList = ()
     mcp_url: str | None = None
     database_url: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, false, func, not_, or_
@@ -76,10 +77,19 @@ class ChangeService:
 
 
 def _visible(principal: Principal) -> ColumnElement[bool]:
-    granted = policy.granted(principal, "read")
     uri = schema.journal.c.uri
-    if granted is None:
-        return uri.is_not(None)
+    granted = policy.granted(principal, "read")
+    seen = uri.is_not(None) if granted is None else _any_of(granted)
+    if policy.operates(principal):
+        return seen
+    # A database of the operator's shows its changes to those whose scopes name it.
+    outside = and_(func.starts_with(uri, "sql://"), not_(func.starts_with(uri, "sql://main/")))
+    inside = [item for item in policy.named(principal, "read", "sql://") if policy.outside(item)]
+    return or_(and_(seen, not_(outside)), _any_of(inside))
+
+
+def _any_of(granted: Iterable[str]) -> ColumnElement[bool]:
+    uri = schema.journal.c.uri
     conditions = [
         func.starts_with(uri, item[:-1]) if item.endswith("*") else uri == item for item in granted
     ]

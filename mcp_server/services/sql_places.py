@@ -66,7 +66,9 @@ class Places:
             placement = self._place(principal.tenant)
             return Place(self._engines[placement.url], placement.schema, f"sql://{MAIN}/")
         outside = self._outside.get(database)
-        base = policy.Listing(f"sql://{database}/")
+        base = policy.Listing(
+            f"sql://{database}/"
+        )  # a name with a slash is none that is configured
         if outside is None or not any(
             policy.allows(principal, verb, base) for verb in ("read", "write")
         ):

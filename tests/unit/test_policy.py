@@ -38,6 +38,19 @@ def holder(*scopes: str) -> Principal:
         # A listing is allowed if any of it may be seen.
         (("read:kv://public/x*",), "read", policy.Listing("kv://public/"), True),
         (("read:kv://public/x*",), "read", policy.Listing("kv://private/"), False),
+        # A database of the operator's is reached by the scopes that name it only.
+        (("read",), "read", "sql://crm/public.t", False),
+        (("read", "admin"), "read", policy.Listing("sql://crm/"), False),
+        (("read",), "read", "sql://main/t", True),
+        (("read:sql://*",), "read", "sql://crm/public.t", False),
+        (("read:sql://cr*",), "read", "sql://crm/public.t", False),
+        (("read:sql://crm/*",), "read", "sql://crm/public.t", True),
+        (("read:sql://crm/*",), "read", policy.Listing("sql://crm/"), True),
+        (("read:sql://crm/*",), "write", "sql://crm/public.t", False),
+        (("read:sql://crm/*",), "read", "sql://crm2/public.t", False),
+        (("read:sql://crm/public.t",), "read", "sql://crm/public.t", True),
+        (("read:sql://crm/public.t",), "read", "sql://crm/public.t2", False),
+        (("read:sql://crm/public.t",), "read", policy.Listing("sql://crm/"), True),
         # A key that looks like a pattern is a key.
         (("read:kv://public/abc*",), "read", "kv://public/a*", False),
         (("read:kv://public/abc*",), "read", "kv://public/*", False),

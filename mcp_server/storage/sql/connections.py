@@ -22,15 +22,20 @@ class Role:
 class Connections:
     """At most `limit` connections over all tenants; callers beyond that queue, first come first served.
 
-    One tenant may use half of them at once, so that its slow statements leave room for others. The
-    caller's deadline bounds the wait: it cancels.
+    One tenant may use `share` of them at once, half if not given, so that its slow statements leave room
+    for others. The caller's deadline bounds the wait: it cancels.
     """
 
-    def __init__(self, connect: Callable[[Role], Awaitable[Session]], limit: int) -> None:
+    def __init__(
+        self,
+        connect: Callable[[Role], Awaitable[Session]],
+        limit: int,
+        share: int | None = None,
+    ) -> None:
         self._connect = connect
         self._limit = limit
         self._slots = asyncio.Semaphore(limit)
-        self._share = max(1, limit // 2)
+        self._share = share or max(1, limit // 2)
         self._tenants: dict[str, asyncio.Semaphore] = {}
         self._users: Counter[str] = Counter()
         self._idle: OrderedDict[Session, Role] = OrderedDict()

@@ -24,6 +24,11 @@ BATCH_BYTES = 16 * 1024 * 1024
 PREVIEW_ROWS = 20
 PREVIEW_BYTES = 256 * 1024
 
+BROKEN = (
+    "the connection to the database broke while the statement ran; "
+    "see whether it took effect before you send it again"
+)
+
 FIXED_SETTINGS = {
     "application_name": "isthmus",
     # The parser reads literals this way, so the server must too.

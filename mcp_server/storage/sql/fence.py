@@ -72,7 +72,7 @@ _DATABASE = text(
 _ATTRIBUTES = text(
     """
     select proname::text from pg_proc
-    where pronamespace = 'pg_catalog'::regnamespace and proname <> all(:allowed)
+    where (pronamespace <> 'pg_catalog'::regnamespace or proname <> all(:allowed))
       and (pronargs >= 1 and pronargs - pronargdefaults <= 1 or provariadic <> 0)
     union
     select typname::text from pg_type
@@ -126,7 +126,7 @@ async def raise_fence(connection: AsyncConnection) -> Catalog:
         database = rights.database.replace('"', '""')
         await _run(connection, _CLOSE_DATABASE.format(database=database))
     await tenant_effects_schema.install(connection)
-    return await _read(connection, superuser=rights.superuser)
+    return await read_catalog(connection, superuser=rights.superuser)
 
 
 async def _revoke_functions(connection: AsyncConnection) -> None:
@@ -141,7 +141,8 @@ async def _run(connection: AsyncConnection, script: str) -> None:
         await connection.exec_driver_sql(statement)
 
 
-async def _read(connection: AsyncConnection, *, superuser: bool) -> Catalog:
+async def read_catalog(connection: AsyncConnection, *, superuser: bool) -> Catalog:
+    """Return what the catalog says; every schema's functions of one argument are reserved as attributes."""
     allowed = {"allowed": sorted(ALLOWED_FUNCTIONS)}
     attributes = (await connection.execute(_ATTRIBUTES, allowed)).scalars().all()
     rows = (await connection.execute(_TYPES)).all()

@@ -17,16 +17,17 @@ from mcp_server.storage.sql import (
     Wanted,
 )
 from mcp_server.storage.sql.connections import Connections, Role
-from mcp_server.storage.sql.execution import BATCH_BYTES, FIXED_SETTINGS, Execution, bounded
+from mcp_server.storage.sql.execution import (
+    BATCH_BYTES,
+    BROKEN,
+    FIXED_SETTINGS,
+    Execution,
+    bounded,
+)
 from mcp_server.storage.sql.owner import Owner
 from mcp_server.storage.sql.tenant_effects import Mark
 from mcp_server.storage.sql.values import PgType
 from mcp_server.storage.sql.wire import ConnectionLost, LoginRefused, Session
-
-BROKEN = (
-    "the connection to the database broke while the statement ran; "
-    "see whether it took effect before you send it again"
-)
 
 T = TypeVar("T")
 

@@ -144,9 +144,15 @@ class Session:
 
     @classmethod
     async def open(
-        cls, url: str, role: str, password: str, settings: dict[str, str], *, limit: int
+        cls,
+        url: str,
+        role: str | None,
+        password: str | None,
+        settings: dict[str, str],
+        *,
+        limit: int,
     ) -> Session:
-        """Connect as `role`. `limit` is in bytes for one answer.
+        """Connect as `role`, None for the URL's. `limit` is in bytes for one answer.
 
         Raises:
             LoginRefused, ConnectionLost.
@@ -165,7 +171,7 @@ class Session:
             asyncpg.InvalidPasswordError,
             asyncpg.InvalidAuthorizationSpecificationError,
         ) as error:
-            raise LoginRefused(role) from error
+            raise LoginRefused(role or "the URL's role") from error
         except (*_LOST, asyncpg.PostgresError, TimeoutError) as error:
             raise ConnectionLost(type(error).__name__) from error
         return cls(connection, limit)

@@ -22,10 +22,13 @@ _CACHED = 512
 _CACHED_LENGTH = 4096
 
 
-def check(sql: str, schema: str, *, writable: bool, reserved: Reserved) -> Checked:
+def check(
+    sql: str, schema: str, *, writable: bool, reserved: Reserved, outside: bool = False
+) -> Checked:
     """Return the one statement in `sql`, if a tenant may run it.
 
-    `schema` is the caller's own, put where the statement says `main.`; it must need no quotes.
+    `schema` is the caller's own, put where the statement says `main.`; it must need no quotes. `outside`:
+    the database is the operator's, names may be qualified, and `schema` is the one of those that are not.
     `writable` is False for sql_query. The parser is PostgreSQL 18's own.
 
     Raises:
@@ -33,10 +36,10 @@ def check(sql: str, schema: str, *, writable: bool, reserved: Reserved) -> Check
         Forbidden: it uses something that is not on offer, or it writes and `writable` is False.
     """
     look = _check_cached if len(sql) <= _CACHED_LENGTH else _check
-    return look(sql, schema, writable, reserved)
+    return look(sql, schema, writable, reserved, outside)
 
 
-def _check(sql: str, schema: str, writable: bool, reserved: Reserved) -> Checked:
+def _check(sql: str, schema: str, writable: bool, reserved: Reserved, outside: bool) -> Checked:
     check_size(sql)
     try:
         trees = parse_sql(sql)
@@ -46,7 +49,7 @@ def _check(sql: str, schema: str, writable: bool, reserved: Reserved) -> Checked
         found = "no statement" if not trees else f"{len(trees)} statements"
         raise InvalidInput(f"sql: {found} found; send exactly one in each call", param="sql")
     tree = trees[0]
-    touched = Touched(schema)
+    touched = Touched(schema, outside)
     Walk(touched, writable, reserved).run(tree)
     if touched.qualified:
         sql = requalify(sql, tree, schema, touched.qualified_at, anywhere=touched.qualified_list)

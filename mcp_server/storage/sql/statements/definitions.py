@@ -75,4 +75,5 @@ def _rename(node: Any, touched: Touched) -> None:
         node.object = touched.object(node.object)
     if kind in _RELATIONS:
         names.relation(node.newname)
-        touched.writes.add(node.newname)
+        schema = node.relation.schemaname if node.relation is not None else None
+        touched.writes.add(touched.named(node.newname, schema))

@@ -61,21 +61,27 @@ def schema(name: str) -> None:
         )
 
 
+def outside_schema(name: str) -> None:
+    """Check the qualifier of a name in a database of the operator's: any schema but PostgreSQL's own."""
+    if name.startswith("pg_") or name in ("information_schema", "isthmus") or "." in name:
+        raise refused(f"the schema {name!r}", "use sql_schema to see the tables")
+
+
 def attribute(name: str, reserved: Reserved) -> None:
     """Check the `name` of `x.name`, which PostgreSQL may read as a function call or a cast."""
     if name in reserved.attributes:
         raise refused(f"{name!r} after a dot", "it names a function; rename the column")
 
 
-def type_name(parts: list[str], reserved: Reserved) -> None:
-    """Check a type: a built-in on offer, or one of the caller's own."""
+def type_name(parts: list[str], reserved: Reserved, *, outside: bool = False) -> None:
+    """Check a type: a built-in on offer, or one of the caller's own; `outside`, of any schema's."""
     name = parts[-1]
     if len(parts) == 2 and parts[0] == "pg_catalog":
         if name not in grammar.BUILTIN_TYPES:
             raise refused(f"the type {name!r}")
         return
     if len(parts) > 1:
-        schema(".".join(parts[:-1]))
+        (outside_schema if outside else schema)(".".join(parts[:-1]))
         if name in grammar.BUILTIN_TYPES:
             raise refused(f"the type {'.'.join(parts)!r}")
     own = name not in grammar.BUILTIN_TYPES

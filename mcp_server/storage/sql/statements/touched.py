@@ -17,9 +17,13 @@ class Touched:
 
     Names qualified with `main` get the real `schema` in the tree; where they stood in the text is kept:
     offsets in `qualified_at`, or `qualified_list` for names of which the tree has no offset.
+
+    `outside`: the database is the operator's. Names may be qualified with any schema of it and stay as
+    they are, and what is gathered is `SCHEMA.NAME`, where `schema` stands for none.
     """
 
     schema: str
+    outside: bool = False
     reads: set[str] = field(default_factory=set[str])
     writes: set[str] = field(default_factory=set[str])
     effects: bool = False
@@ -31,8 +35,22 @@ class Touched:
     def qualified(self) -> bool:
         return bool(self.qualified_at) or self.qualified_list
 
+    def named(self, name: str, schema: str | None = None) -> str:
+        """Return how a relation or type is gathered."""
+        return f"{schema or self.schema}.{name}" if self.outside else name
+
+    def qualify(self, schema: str) -> None:
+        """Check the qualifier of a name.
+
+        Raises:
+            Forbidden: it is not on offer.
+        """
+        (names.outside_schema if self.outside else names.schema)(schema)
+
     def requalified(self, parts: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return a qualified name with the real schema as its first part."""
+        if self.outside:
+            return parts
         return (ast.String(sval=self.schema), *parts[1:])
 
     def object(self, value: Any, *, inner: bool = False) -> Any:
@@ -41,15 +59,18 @@ class Touched:
         `inner`: the last part names a column or constraint of the relation before it.
         """
         if isinstance(value, ast.TypeName):  # the walk checks it
-            self.writes.add(strings(value.names)[-1])
+            own, *schema = reversed(strings(value.names))
+            self.writes.add(self.named(own, ".".join(schema)))
             return value
         if isinstance(value[0], ast.TypeName):  # a domain's constraint: (domain, name)
             return value
         parts = strings(value)
+        schema = None
         if len(parts) > 1 + inner:
-            names.schema(".".join(parts[: -1 - inner]))
-            self.qualified_list = True
-            value, parts = self.requalified(value), parts[1:]
+            schema = ".".join(parts[: -1 - inner])
+            self.qualify(schema)
+            self.qualified_list = not self.outside
+            value, parts = self.requalified(value), parts[-1 - inner :]
         names.relation(parts[0])
-        self.writes.add(parts[0])
+        self.writes.add(self.named(parts[0], schema))
         return value

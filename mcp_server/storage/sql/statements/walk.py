@@ -67,7 +67,8 @@ class Walk:
             self._require_writable(f"{words(node)} writes")
             self.targets.update(id(target) for target in _targets(node))
             if _reads_target(node):
-                self.touched.reads.add(cast("Any", node).relation.relname)
+                read = cast("Any", node).relation
+                self.touched.reads.add(self.touched.named(read.relname, read.schemaname))
         elif kind == "TransactionStmt":
             raise refused("transaction control", "each call is one transaction")
         elif kind not in grammar.READING_STATEMENTS and kind not in grammar.PARTS:
@@ -87,24 +88,27 @@ class Walk:
         if node.catalogname:
             raise refused("a name with a database")
         own = node.schemaname is None
+        name = self.touched.named(node.relname, node.schemaname)
         if not own:
-            names.schema(node.schemaname)
-            node.schemaname = self.touched.schema
-            self.touched.qualified_at.add(node.location)
+            self.touched.qualify(node.schemaname)
+            if not self.touched.outside:
+                node.schemaname = self.touched.schema
+                self.touched.qualified_at.add(node.location)
         names.relation(node.relname)
         if node.relpersistence == "t":
             raise refused("a temporary table", "create a table and drop it")
         if id(node) in self.targets:
-            self.touched.writes.add(node.relname)
+            self.touched.writes.add(name)
         elif not (own and node.relname in ctes):
-            self.touched.reads.add(node.relname)
+            self.touched.reads.add(name)
 
     def _column(self, node: Any) -> None:
         # PostgreSQL reads three parts as schema.table.column, four as database.schema.table.column.
         if len(node.fields) > 2:
-            names.schema(".".join(strings(node.fields[:-2])))
+            self.touched.qualify(".".join(strings(node.fields[:-2])))
             node.fields = self.touched.requalified(node.fields)
-            self.touched.qualified_at.add(node.location)
+            if not self.touched.outside:
+                self.touched.qualified_at.add(node.location)
         for name in strings(node.fields[1:]):
             names.attribute(name, self.reserved)
 
@@ -114,8 +118,8 @@ class Walk:
         if node.pct_type:
             raise refused("%TYPE")
         parts = strings(node.names)
-        names.type_name(parts, self.reserved)
-        if parts[0] == OWN_SCHEMA and len(parts) > 1:
+        names.type_name(parts, self.reserved, outside=self.touched.outside)
+        if parts[0] == OWN_SCHEMA and len(parts) > 1 and not self.touched.outside:
             node.names = self.touched.requalified(node.names)
             self.touched.qualified_list = True
 
@@ -142,7 +146,7 @@ class Walk:
             if strings(cast_to.names) == ["regclass"]:
                 self.sequence_types.add(id(cast_to))
             argument = argument.arg
-        sequence = _literal(argument, name)
+        sequence = self.touched.named(_literal(argument, name))
         if name == "currval":
             self.touched.reads.add(sequence)
         else:
