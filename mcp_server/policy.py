@@ -21,6 +21,18 @@ class Listing(str):
     __slots__ = ()
 
 
+class Outside(str):
+    """A URI in a bucket of the operator's, whose name alone does not tell it from a tenant's own."""
+
+    __slots__ = ()
+
+
+class OutsideListing(Outside, Listing):
+    """A listing of such a bucket."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Scope:
     """The URIs of one kind that a principal may see: all of them, or those under some prefixes."""
@@ -95,13 +107,15 @@ def allows(principal: Principal, verb: Verb, uri: str) -> bool:
 
 
 def outside(uri: str) -> str | None:
-    """Return the database of the operator's that `uri` lies in, as `sql://NAME/`; None if in none.
+    """Return the database or bucket of the operator's that `uri` lies in, as `sql://NAME/`; None if in none.
 
     What is there belongs to no tenant: neither a verb alone nor `sql://*` reaches it, only a scope that
-    names the database, or the operator.
+    names the database or bucket, or the operator.
     """
     scheme, _, rest = uri.partition("://")
     name, slash, _ = rest.partition("/")
+    if isinstance(uri, Outside):
+        return f"{scheme}://{name}/"
     return f"sql://{name}/" if scheme == "sql" and slash and name != "main" else None
 
 
@@ -116,6 +130,14 @@ def named(principal: Principal, verb: Verb, base: str) -> tuple[str, ...]:
     return tuple(
         item[len(verb) + 1 :] for item in sorted(principal.scopes) if item.startswith(start)
     )
+
+
+def seen_outside(principal: Principal, verb: Verb, base: str) -> tuple[str, ...] | None:
+    """Return what may be seen below `base` of the operator's: names and `prefix*` forms; None for all."""
+    if not operates(principal):
+        return tuple(item[len(base) :] for item in named(principal, verb, base))
+    prefixes = scope(principal, verb, base.partition("://")[0]).within(base)
+    return None if prefixes is None else tuple(f"{prefix}*" for prefix in prefixes)
 
 
 def _covers(granted: str, uri: str) -> bool:

@@ -123,6 +123,16 @@ def decode(text: str | None, encoded: str | None) -> bytes:
     return body
 
 
+def check_inline(size: int) -> None:
+    """Raise InvalidInput if `size` bytes are more than a tool shows at once."""
+    if size > MAX_INLINE_BYTES:
+        raise InvalidInput(
+            f"range: {size} bytes are more than the {MAX_INLINE_BYTES} returned at once; read the "
+            f"object in parts, the first with range [0, {MAX_INLINE_BYTES - 1}]",
+            param="range",
+        )
+
+
 def encode(body: bytes, content_type: str) -> Body:
     """Return textual content as text if it is valid UTF-8, everything else as base64."""
     if is_textual(content_type):

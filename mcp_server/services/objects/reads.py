@@ -69,14 +69,8 @@ class ObjectReads:
         at = address(principal, bucket, key)
         async with self._operation(principal, "read", at.uri):
             row = await self._find(at, version)
-            start, end = _bounds(range, row.size)
-            if end - start > content.MAX_INLINE_BYTES:
-                raise InvalidInput(
-                    f"range: {end - start} bytes are more than the "
-                    f"{content.MAX_INLINE_BYTES} returned at once; read the object in "
-                    f"parts, the first with range [0, {content.MAX_INLINE_BYTES - 1}]",
-                    param="range",
-                )
+            start, end = bounds(range, row.size)
+            content.check_inline(end - start)
             body = b"".join([chunk async for chunk in self._blobs.get(row.blob, start, end)])
         return ObjectContent(**shapes.info(row), **content.encode(body, row.content_type))
 
@@ -97,7 +91,7 @@ class ObjectReads:
         at = address(principal, bucket, key)
         async with self._operation(principal, "read", at.uri):
             row = await self._find(at)
-            start, end = _bounds(range, row.size)
+            start, end = bounds(range, row.size)
         return shapes.info(row), self._blobs.get(row.blob, start, end)
 
     async def find(
@@ -209,7 +203,7 @@ def _version_cursor(cursor: str | None) -> int | None:
     return int(text)
 
 
-def _bounds(span: tuple[int, int] | None, size: int) -> tuple[int, int]:
+def bounds(span: tuple[int, int] | None, size: int) -> tuple[int, int]:
     """Return the first byte and the one after the last; a range that ends past the end is clipped."""
     if span is None:
         return 0, size

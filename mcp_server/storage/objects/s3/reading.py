@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from minio.error import S3Error
 from urllib3.response import BaseHTTPResponse
 
-from mcp_server.errors import Conflict, Unavailable
+from mcp_server.errors import Unavailable
 from mcp_server.storage.objects.s3.client import Client
 from mcp_server.storage.objects.s3.threads import Threads
 
@@ -79,8 +79,6 @@ class Reading:
         except S3Error as error:
             if error.code in {"NoSuchKey", "InvalidRange"}:
                 raise Lost from error
-            if error.code == "PreconditionFailed":
-                raise Conflict("the object was replaced while it was read") from error
             raise
         span = response.headers.get("content-range", "").partition("/")[0]
         if span.removeprefix("bytes ") != f"{start}-{end - 1}":

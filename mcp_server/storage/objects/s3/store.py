@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterable, Iterator
@@ -59,7 +58,7 @@ class S3Store:
             size, sha256, md5, _ = await upload.send(chunks)
             return Blob(key, size, sha256, md5)
         except BaseException:
-            await self._threads.afterwards(_quietly(upload))
+            await self._threads.afterwards(upload.abandon())
             raise
         finally:
             self._uploads.discard(upload)
@@ -95,12 +94,6 @@ class S3Store:
 
     def _stream(self, name: str, start: int, end: int) -> AsyncGenerator[bytes]:
         return Reading(self._client, self._threads, self._place.bucket, name).stream(start, end)
-
-
-async def _quietly(upload: Upload) -> None:
-    # What cannot be removed now is found later: by discard_unfinished, or as an orphan.
-    with contextlib.suppress(Unavailable):
-        await upload.abandon()
 
 
 def _page(found: Iterator[Object]) -> list[Object]:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import anyio
 from minio.error import S3Error
 
-from mcp_server.errors import Unavailable
+from mcp_server.errors import AppError, Conflict, Unavailable
 from mcp_server.storage.objects.s3.client import FAILURES, NO_SERVER
 
 logger = logging.getLogger(__name__)
@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 # How long a cancelled call waits for its thread before it lets `close` do so.
 LINGER_SECONDS = 3.0
+# RFC 9110 section 13.1.1, and S3's own when another write to the same name was faster.
+_CONFLICTS = {"PreconditionFailed", "ConditionalRequestConflict"}
 _CREDENTIALS = {
     "AccessDenied": "access is denied",
     "InvalidAccessKeyId": "its key is unknown there",
@@ -77,8 +79,11 @@ class Threads:
             _seen(waiting)
 
     async def afterwards(self, cleaning: Coroutine[Any, Any, None]) -> None:
-        """Clean up, whatever else is cancelled; what takes long goes on behind the caller's back."""
-        task = asyncio.create_task(cleaning)
+        """Clean up, whatever else is cancelled; what takes long goes on behind the caller's back.
+
+        What cannot be removed now is found later: by `discard_unfinished`, or as an orphan.
+        """
+        task = asyncio.create_task(_quietly(cleaning))
         self._afterwards.add(task)
         task.add_done_callback(self._afterwards.discard)
         await _settle({task}, LINGER_SECONDS)
@@ -91,9 +96,11 @@ class Threads:
             await _settle({ending}, LINGER_SECONDS)
 
 
-def told(error: Exception) -> Unavailable:
+def told(error: Exception) -> AppError:
     """Return what a client may know of an error of the library, and log the rest of it."""
     if isinstance(error, S3Error):
+        if error.code in _CONFLICTS:
+            return Conflict("the object there is another one by now")
         logger.warning("object store: %s: %s", error.code, error.message)
         reason = _CREDENTIALS.get(error.code or "")
         if reason is not None:
@@ -113,6 +120,11 @@ async def _settle(work: Collection[asyncio.Future[Any]], seconds: float) -> None
         while any(not one.done() for one in work) and loop.time() < until:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait(work, timeout=until - loop.time())
+
+
+async def _quietly(cleaning: Coroutine[Any, Any, None]) -> None:
+    with contextlib.suppress(Unavailable):
+        await cleaning
 
 
 def _seen(work: asyncio.Future[Any]) -> None:
