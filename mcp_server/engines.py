@@ -24,6 +24,7 @@ from mcp_server.storage.sql.control import answers, open_control, open_pool
 from mcp_server.storage.sql.embedded import open_cluster
 from mcp_server.storage.sql.outside import open_outside
 from mcp_server.storage.sql.postgresql import open_postgresql
+from mcp_server.storage.sql.unit import UnitEngine
 from mcp_server.storage.sql.wake import Wake, open_wake
 from mcp_server.storage.vectors import VectorEngine
 from mcp_server.storage.vectors.postgresql import PostgresVectors
@@ -45,6 +46,7 @@ class Engines:
     heartbeat: AsyncEngine
     wake: Wake
     sql: SqlEngine
+    units: UnitEngine
     databases: dict[str, OutsideDatabase]
     cache: CacheEngine
     blobs: BlobStore
@@ -92,6 +94,7 @@ async def open_engines(settings: Settings, sql_secret: bytes) -> AsyncGenerator[
             heartbeat=heartbeat,
             wake=wake,
             sql=sql,
+            units=sql.units,
             databases=databases,
             cache=cache,
             blobs=blobs,

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Row, bindparam, cast, insert, literal, sel
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from mcp_server.errors import InvalidInput
+from mcp_server.errors import InvalidInput, Unavailable
 from mcp_server.storage.sql.schema import Xid8, journal, journal_floors
 
 _INSERT = insert(journal).values(
@@ -26,6 +26,30 @@ _INSERT = insert(journal).values(
     run=bindparam("run"),
     step=bindparam("step"),
     labels=bindparam("labels"),
+)
+# What a unit of work that broke off will still write waits for it, whoever comes.
+_INSERT_FREE = text(
+    """
+    insert into journal
+        (tenant, subject, verb, uri, version, prev_version, run, step, labels)
+    select :tenant, :subject, :verb, :uri, :version, :prev_version, :run, :step, :labels
+    where not exists (select from unit_holds where tenant = :tenant and uri = :uri)
+    """
+).bindparams(
+    *(
+        bindparam(name, type_=journal.c[name].type)
+        for name in (
+            "tenant",
+            "subject",
+            "verb",
+            "uri",
+            "version",
+            "prev_version",
+            "run",
+            "step",
+            "labels",
+        )
+    )
 )
 logger = logging.getLogger(__name__)
 
@@ -74,8 +98,16 @@ _OLD_PARTITIONS = text(
 
 
 async def append(connection: AsyncConnection, **entry: Any) -> None:
-    """Write one entry in the caller's transaction."""
-    await connection.execute(_INSERT, entry)
+    """Write one entry in the caller's transaction, after the change and under its locks.
+
+    Raises:
+        Unavailable: a unit of work that broke off is about to write there.
+    """
+    if not (await connection.execute(_INSERT_FREE, entry)).rowcount:
+        raise Unavailable(
+            f"a unit of work that wrote {entry['uri']} broke off and is being finished; try again in "
+            "a few seconds"
+        )
 
 
 async def append_all(connection: AsyncConnection, entries: list[dict[str, Any]]) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mcp_server.services.sql import SqlService
     from mcp_server.services.triggers import TriggerService
     from mcp_server.services.undo import UndoService
+    from mcp_server.services.units import UnitService
     from mcp_server.services.vectors import VectorService
 
 
@@ -37,4 +38,5 @@ class Services:
     sql: SqlService
     triggers: TriggerService
     undo: UndoService
+    units: UnitService
     vectors: VectorService

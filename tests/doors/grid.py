@@ -80,6 +80,11 @@ NEEDS: dict[str, tuple[Need, ...]] = {
     "run_cancel": (("run", "run://$run"),),
     "changes": (("read", "tool://changes"),),
     "undo": (("write", "kv://default/door-undo"),),
+    "write_together": (
+        ("write", "sql://main/door_t"),
+        ("read", "sql://main/door_t"),
+        ("write", "kv://default/door-unit"),
+    ),
     "model_list": (("read", Listing("model://")),),
 }
 

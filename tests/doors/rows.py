@@ -19,6 +19,7 @@ VOLATILE = frozenset(
         "ended_at",
         "next_after",
         "change",
+        "unit",
         "at",
         "last_event",
         "url",
@@ -211,6 +212,12 @@ TOOLS: dict[str, Row] = {
     "undo": Row(
         {"change": "$change"}, {"uri": "kv://default/door-undo", "restored": None},
         ({"change": "0.0"}, "^not_found: there is no change '0.0'"),
+    ),
+    "write_together": Row(
+        {"rows": [{"sql": "update door_t set b = 'x' where a = 1"}], "keys": [{"key": "door-unit", "value": 1}]},
+        {"objects": [], "documents": []},
+        ({"keys": [{"key": "door-unit", "value": 1, "expected_version": 0}]}, r"^conflict: keys\[0\]: version is [0-9]+$"),
+        (TABLE, ONE_ROW),
     ),
     "model_list": Row({}, {}, ({"limit": 1}, "^invalid_input: limit")),
 }  # fmt: skip

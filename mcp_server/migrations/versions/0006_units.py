@@ -26,6 +26,44 @@ STATEMENTS = (
         seq bigint not null
     )
     """,
+    # A row is a unit whose rows may be committed in the data database while the rest is not: whoever
+    # finds it finishes it or drops it, as the mark beside the rows says.
+    """
+    create table units (
+        id text primary key,
+        tenant text not null references tenants (name) on delete cascade,
+        key text collate "C",
+        content text not null,
+        made_at timestamptz not null default clock_timestamp(),
+        unique (tenant, key)
+    )
+    """,
+    # What such a unit will write, and nobody else may until then.
+    """
+    create table unit_holds (
+        tenant text not null,
+        uri text not null,
+        unit text not null references units (id) on delete cascade,
+        primary key (tenant, uri)
+    )
+    """,
+    "create index unit_holds_unit on unit_holds (unit)",
+    # The blobs that it will name: no garbage, though no object names them yet.
+    """
+    create table unit_blobs (
+        blob text not null,
+        unit text not null references units (id) on delete cascade,
+        primary key (blob, unit)
+    )
+    """,
+    "create index unit_blobs_unit on unit_blobs (unit)",
+    "alter function blob_is_named(text) rename to blob_is_named_by_object",
+    """
+    create function blob_is_named(wanted text) returns boolean language sql stable as $$
+        select blob_is_named_by_object(wanted)
+            or exists (select from unit_blobs where blob = wanted)
+    $$
+    """,
 )
 
 

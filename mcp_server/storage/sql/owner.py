@@ -88,6 +88,12 @@ class Owner:
         async with self._transaction() as connection:
             await tenant_effects.fence(connection, run, attempt)
 
+    async def settle_unit(self, unit: str) -> bool:
+        """See `tenant_effects.settle_unit`."""
+        await self.catalog()
+        async with self._transaction() as connection:
+            return await tenant_effects.settle_unit(connection, unit)
+
     async def purge_effects(self, seconds: float) -> int:
         """See `tenant_effects.purge`."""
         await self.catalog()

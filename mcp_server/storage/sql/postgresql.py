@@ -26,6 +26,8 @@ from mcp_server.storage.sql.execution import (
 )
 from mcp_server.storage.sql.owner import Owner
 from mcp_server.storage.sql.tenant_effects import Mark
+from mcp_server.storage.sql.tenant_unit import TenantUnits
+from mcp_server.storage.sql.unit import UnitEngine
 from mcp_server.storage.sql.values import PgType
 from mcp_server.storage.sql.wire import ConnectionLost, LoginRefused, Session
 
@@ -81,6 +83,7 @@ class PostgresqlEngine:
         self._owner = owner
         self._timeout = timeout_seconds
         self._connections = Connections(self._connect, connections)
+        self.units: UnitEngine = TenantUnits(owner, self._connections, timeout_seconds)
 
     @property
     def url(self) -> str:

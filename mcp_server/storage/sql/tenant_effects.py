@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mcp_server.errors import LeaseLost
 from mcp_server.storage.sql import EffectKey, SqlResult
 from mcp_server.storage.sql.schema import encode_json
-from mcp_server.storage.sql.tenant_effects_schema import BEGIN_EFFECT, FINISH_EFFECT
+from mcp_server.storage.sql.tenant_effects_schema import BEGIN_EFFECT, FINISH_EFFECT, MARK_UNIT
 from mcp_server.storage.sql.wire import LoginRefused, PostgresError, Session
 
 INSUFFICIENT_PRIVILEGE = "42501"
@@ -35,7 +35,13 @@ _ADMIT = text(
     on conflict (role) do update set proof = excluded.proof
     """
 )
-_ADMITTED = text("select proof = :proof from isthmus.writers where role = :role")
+# A tenant of an earlier version may not mark units of work yet.
+_ADMITTED = text(
+    f"""
+    select proof = :proof and has_function_privilege(role, '{MARK_UNIT}', 'execute')
+    from isthmus.writers where role = :role
+    """  # noqa: S608  a name of ours
+)
 _FENCE = text(
     """
     insert into isthmus.fences as f (run, attempt) values (:run, :attempt)
@@ -44,6 +50,12 @@ _FENCE = text(
     """
 )
 _FENCED = text("select attempt from isthmus.fences where run = :run")
+# The server ends a transaction that idles for ten seconds: a mark that is under way is decided by then.
+_SETTLE_TIMEOUT = text("set local lock_timeout = '15s'")
+_DROP_UNIT = text(
+    "insert into isthmus.units (unit, kept) values (:unit, false) on conflict do nothing"
+)
+_KEPT_UNIT = text("select kept from isthmus.units where unit = :unit")
 _PURGE = tuple(
     text(
         f"""
@@ -54,7 +66,7 @@ _PURGE = tuple(
         delete from isthmus.{table} where ctid in (select ctid from old)
         """  # noqa: S608  names of ours
     )
-    for table in ("effects", "fences")
+    for table in ("effects", "fences", "units")
 )
 
 
@@ -62,7 +74,7 @@ async def admit(connection: AsyncConnection, writer: str, proof: str) -> None:
     """Let a tenant's writing role mark effects, for the owner; replaces an earlier proof."""
     await connection.exec_driver_sql(f"grant usage on schema isthmus to {writer}")
     await connection.exec_driver_sql(
-        f"grant execute on function {BEGIN_EFFECT}, {FINISH_EFFECT} to {writer}"
+        f"grant execute on function {BEGIN_EFFECT}, {FINISH_EFFECT}, {MARK_UNIT} to {writer}"
     )
     await connection.execute(_ADMIT, {"role": writer, "proof": _digest(proof)})
 
@@ -84,8 +96,18 @@ async def fence(connection: AsyncConnection, run: str, attempt: int) -> None:
         raise LeaseLost
 
 
+async def settle_unit(connection: AsyncConnection, unit: str) -> bool:
+    """Return whether a unit of work was kept; one that was not can never be kept any more.
+
+    A transaction of the unit that is under way is waited for.
+    """
+    await connection.execute(_SETTLE_TIMEOUT)
+    await connection.execute(_DROP_UNIT, {"unit": unit})
+    return await connection.scalar(_KEPT_UNIT, {"unit": unit}) is True
+
+
 async def purge(connection: AsyncConnection, seconds: float) -> int:
-    """Delete marks and fences older than `seconds`, up to 10,000 of each; return how many."""
+    """Delete marks, fences and units older than `seconds`, up to 10,000 of each; return how many."""
     deleted = [await connection.execute(query, {"seconds": seconds}) for query in _PURGE]
     return sum(result.rowcount for result in deleted)
 

@@ -13,6 +13,7 @@ OTHER_ARGUMENTS = "IS002"
 
 BEGIN_EFFECT = "isthmus.begin_effect(text, text, text, text, text, bigint)"
 FINISH_EFFECT = "isthmus.finish_effect(text, text, text, text, bigint, text)"
+MARK_UNIT = "isthmus.mark_unit(text, text)"
 
 # session_user is the tenant's login role; current_user is the owner inside these functions.
 # `finish` alone takes the lock on the fence: whoever raises it waits for commits, not for statements.
@@ -113,7 +114,26 @@ _INSTALL = (
         where e.role = session_user and e.key = given_key and e.statement = given_statement;
     end $$
     """,
-    f"revoke all on function isthmus.require_writer(text), {BEGIN_EFFECT}, {FINISH_EFFECT} from public",
+    # The mark of a unit of work decides it: made with the tenant's rows, or by the owner in its place.
+    """
+    create table if not exists isthmus.units (
+        unit text collate "C" primary key,
+        kept boolean not null,
+        at timestamptz not null default clock_timestamp()
+    )
+    """,
+    "create index if not exists units_age on isthmus.units (at)",
+    """
+    create or replace function isthmus.mark_unit(given_proof text, given_unit text) returns boolean
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+    begin
+        perform isthmus.require_writer(given_proof);
+        insert into isthmus.units (unit, kept) values (given_unit, true) on conflict do nothing;
+        return found;
+    end $$
+    """,
+    f"revoke all on function isthmus.require_writer(text), {BEGIN_EFFECT}, {FINISH_EFFECT}, {MARK_UNIT}"
+    " from public",
 )
 _VERSION = hashlib.sha256("\0".join(_INSTALL).encode()).hexdigest()[:16]
 _INSTALLED = text("select obj_description(to_regnamespace('isthmus')::oid, 'pg_namespace')")
