@@ -15,7 +15,7 @@ from mcp_server.door_errors import render_unknown_path
 from mcp_server.doors import DeclaredRoute, Gate
 from mcp_server.runtime import Runtime
 from mcp_server.server import IsthmusServer
-from mcp_server.transports import http, links, sse
+from mcp_server.transports import http, links, sse, uploads
 from mcp_server.transports.host_guard import HostGuard
 
 Role = Literal["all", "mcp", "openai"]
@@ -56,6 +56,7 @@ async def open_http(runtime: Runtime, role: Role = "all") -> AsyncGenerator[Http
         *http.routes(manager),
         *sse.routes(runtime.server, settings.max_body_bytes),
         *links.routes(runtime.services.links),
+        *uploads.routes(runtime.services.uploads),
     ]
     if role == "all":
         routes += _openai_routes(runtime, gate)

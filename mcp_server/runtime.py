@@ -38,6 +38,7 @@ from mcp_server.services.kv import KvService, keeping_kv
 from mcp_server.services.models import ModelService
 from mcp_server.services.objects import ObjectService, collecting
 from mcp_server.services.objects.links import LinkService
+from mcp_server.services.objects.uploads import UploadService
 from mcp_server.services.run_engine import open_runs, run_stores
 from mcp_server.services.run_results import TOOL_KIND
 from mcp_server.services.schedules import ScheduleService
@@ -141,6 +142,7 @@ async def open_runtime(
             sql=SqlService(operations, control, engines.sql, engines.databases),
             undo=UndoService(operations, control, {"kv": kv, "object": objects, "vector": vectors}),
             units=units,
+            uploads=UploadService(operations, control, objects.stores, settings.max_object_bytes),
             vectors=vectors,
         )
         updates = Updates()

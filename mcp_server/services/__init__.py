@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mcp_server.services.models import ModelService
     from mcp_server.services.objects import ObjectService
     from mcp_server.services.objects.links import LinkService
+    from mcp_server.services.objects.uploads import UploadService
     from mcp_server.services.runs import RunService
     from mcp_server.services.schedules import ScheduleService
     from mcp_server.services.sql import SqlService
@@ -39,4 +40,5 @@ class Services:
     triggers: TriggerService
     undo: UndoService
     units: UnitService
+    uploads: UploadService
     vectors: VectorService

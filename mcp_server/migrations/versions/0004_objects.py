@@ -98,8 +98,6 @@ STATEMENTS: tuple[str, ...] = (
         start bigint not null,
         size bigint not null,
         blob text not null,
-        sha256 text not null,
-        md5 text not null,
         primary key (upload, start)
     )
     """,

@@ -50,8 +50,8 @@ def address(principal: Principal, bucket: str, key: str) -> Address:
     return Address(principal.tenant, check_bucket(bucket), check_key(key))
 
 
-def address_of(principal: Principal, uri: str) -> Address:
-    """Return the address that a URI of ours names.
+def names_of(uri: str) -> tuple[str, str]:
+    """Return the bucket and the key that a URI of ours names.
 
     Raises:
         InvalidInput: it is none.
@@ -59,7 +59,7 @@ def address_of(principal: Principal, uri: str) -> Address:
     bucket, slash, key = uri.removeprefix(SCHEME).partition("/")
     if not uri.startswith(SCHEME) or not slash:
         raise InvalidInput(f"{uri[:80]!r} is not object://BUCKET/KEY")
-    return address(principal, bucket, key)
+    return bucket, key
 
 
 def check_bucket(name: str) -> str:

@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mcp_server.errors import AppError
+from mcp_server.services.objects import upload_rows
 from mcp_server.services.objects.versions import purge_versions
 from mcp_server.storage.objects import BlobStore
 
@@ -90,6 +91,7 @@ async def _collect_forever(
                 await sweep_orphans(control, blobs, schedule.orphan_age)
                 sweep_at = time.monotonic() + schedule.sweep_every.total_seconds()
             await purge_versions(control, undo_days)
+            await upload_rows.purge(control)
             await collect_garbage(control, blobs, schedule.grace)
         except (AppError, SQLAlchemyError, OSError) as error:
             logger.warning("blobs are not collected now, the next round tries again: %s", error)

@@ -18,7 +18,7 @@ from mcp_server.operation import Operation, Operations
 from mcp_server.policy import Verb
 from mcp_server.services.grants import ScopesNow, intersect
 from mcp_server.services.objects import content
-from mcp_server.services.objects.addresses import Address, address
+from mcp_server.services.objects.addresses import Address
 from mcp_server.services.objects.conditions import Condition, Every
 from mcp_server.services.objects.drafts import WriteDraft
 from mcp_server.services.objects.reads import Found
@@ -104,7 +104,7 @@ class LinkService:
         Raises:
             NotFound: there is no such object to get. InvalidInput: an argument does not fit.
         """
-        at = address(principal, bucket, key)
+        at = self._objects.address(principal, bucket, key)
         method = _method(method)
         token = secrets.token_urlsafe(32)
         given = {
@@ -142,7 +142,7 @@ class LinkService:
         url: str | None = None,
     ) -> LinksRevoked:
         """End the caller's links to get or put an object, or one of them; return how many still held."""
-        at = address(principal, bucket, key)
+        at = self._objects.address(principal, bucket, key)
         method = _method(method)
         own = (object_links.c.subject == principal.subject) & (object_links.c.method == method)
         query = delete(object_links).where(at.row(object_links), own)

@@ -51,6 +51,14 @@ class ObjectReads:
         self._control = stores.control
         self._blobs = stores.blobs
 
+    def address(self, principal: Principal, bucket: str, key: str) -> Address:
+        """Return where an object of the tenant is.
+
+        Raises:
+            InvalidInput: a name is none, or the bucket is not the tenant's own.
+        """
+        return address(principal, bucket, key)
+
     async def get(
         self,
         principal: Principal,
@@ -66,7 +74,7 @@ class ObjectReads:
             NotFound: there is no such object, or no such version is kept.
             InvalidInput: the range does not fit, or more than 1 MiB is asked for.
         """
-        at = address(principal, bucket, key)
+        at = self.address(principal, bucket, key)
         async with self._operation(principal, "read", at.uri):
             row = await self._find(at, version)
             start, end = bounds(range, row.size)
@@ -88,7 +96,7 @@ class ObjectReads:
         Raises:
             NotFound: there is no such object. InvalidInput: the range does not fit.
         """
-        at = address(principal, bucket, key)
+        at = self.address(principal, bucket, key)
         async with self._operation(principal, "read", at.uri):
             row = await self._find(at)
             start, end = bounds(range, row.size)
@@ -102,7 +110,7 @@ class ObjectReads:
         Raises:
             NotFound: there is no such object.
         """
-        at = address(principal, bucket, key)
+        at = self.address(principal, bucket, key)
         async with self._operation(principal, "read", at.uri, labels=labels):
             row = await self._find(at)
         return Found(shapes.stat(row), row.blob, self._blobs)
@@ -115,7 +123,7 @@ class ObjectReads:
         Raises:
             NotFound: there is no such object, or no such version is kept.
         """
-        at = address(principal, bucket, key)
+        at = self.address(principal, bucket, key)
         async with self._operation(principal, "read", at.uri):
             return shapes.stat(await self._find(at, version))
 
@@ -133,7 +141,7 @@ class ObjectReads:
         Raises:
             NotFound: there is none.
         """
-        at, size = address(principal, bucket, key), names.page_size(limit)
+        at, size = self.address(principal, bucket, key), names.page_size(limit)
         below = _version_cursor(cursor)
         async with self._operation(principal, "read", at.uri):
             rows = await versions_of(self._control, at, below, size + 1)

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from mcp_server.auth.principal import Principal
 from mcp_server.operation import Operations
 from mcp_server.services.objects import attributes, content
-from mcp_server.services.objects.addresses import address, address_of
+from mcp_server.services.objects.addresses import names_of
 from mcp_server.services.objects.changes import CopyDraft, TagDraft
 from mcp_server.services.objects.conditions import Condition, Current
 from mcp_server.services.objects.drafts import (
@@ -94,7 +94,7 @@ class ObjectService(ObjectReads):
             Conflict: the present object is not what the conditions ask for.
             InvalidInput: a name or the content type is malformed.
         """
-        at = address(principal, bucket, key)
+        at = self.address(principal, bucket, key)
         kind = content.media_type(content_type, at.key, is_text=False)
         condition = Condition(if_match, if_none_match)
         draft = WriteDraft(self.stores, at, chunks, kind, condition=condition)
@@ -120,10 +120,10 @@ class ObjectService(ObjectReads):
             NotFound: there is no such source.
             Conflict: the source or the present target is not what the conditions ask for.
         """
-        source = address(principal, bucket, key)
+        source = self.address(principal, bucket, key)
         draft = CopyDraft(
             self.stores,
-            address(principal, to_bucket, to_key),
+            self.address(principal, to_bucket, to_key),
             source,
             version,
             Condition(source_if_match),
@@ -151,7 +151,7 @@ class ObjectService(ObjectReads):
         """
         draft = TagDraft(
             self.stores,
-            address(principal, bucket, key),
+            self.address(principal, bucket, key),
             None if metadata is None else attributes.metadata(metadata),
             None if tags is None else attributes.tags(tags),
             Condition(if_match),
@@ -197,7 +197,7 @@ class ObjectService(ObjectReads):
         Raises:
             InvalidInput: an argument is malformed or too large.
         """
-        at = address(principal, bucket, key)
+        at = self.address(principal, bucket, key)
         body = content.decode(text, base64)
         return WriteDraft(
             self.stores,
@@ -213,20 +213,20 @@ class ObjectService(ObjectReads):
         self, principal: Principal, bucket: str, key: str, *, if_match: str | None = None
     ) -> Draft:
         """Return what `delete` does, as a draft."""
-        return DeleteDraft(self.stores, address(principal, bucket, key), Condition(if_match))
+        return DeleteDraft(self.stores, self.address(principal, bucket, key), Condition(if_match))
 
     async def draft_restore(
         self, principal: Principal, uri: str, version: int | None, expected: int
     ) -> Draft:
         """Return the draft that makes `version` current again, or deletes what is there if it is None."""
-        at = address_of(principal, uri)
+        at = self.address(principal, *names_of(uri))
         if version is None:
             return DeleteDraft(self.stores, at, Current(expected))
         return RestoreDraft(self.stores, at, version, expected)
 
     async def draft_recorded(self, principal: Principal, uri: str, record: Record) -> Draft:
         """Return the draft of a record, without conditions."""
-        at = address_of(principal, uri)
+        at = self.address(principal, *names_of(uri))
         if "delete" in record.content:
             return DeleteDraft(self.stores, at)
         return RecordedDraft(self.stores, at, Payload(**record.content["write"]))

@@ -75,7 +75,7 @@ object_uploads = Table(
     Column("header", Text, nullable=False),
     Column("length", BigInteger, nullable=False),
     Column("received", BigInteger, nullable=False),
-    Column("completed", JSONB),
+    Column("completed", JSONB(none_as_null=True)),
     at("created_at"),
     at("expires_at"),
 )
@@ -87,6 +87,4 @@ object_upload_parts = Table(
     Column("start", BigInteger, primary_key=True),
     Column("size", BigInteger, nullable=False),
     Column("blob", Text, nullable=False),
-    Column("sha256", Text, nullable=False),
-    Column("md5", Text, nullable=False),
 )
