@@ -142,7 +142,7 @@ async def open_runtime(
             sql=SqlService(operations, control, engines.sql, engines.databases),
             undo=UndoService(operations, control, {"kv": kv, "object": objects, "vector": vectors}),
             units=units,
-            uploads=UploadService(operations, control, objects.stores, settings.max_object_bytes),
+            uploads=UploadService(operations, control, objects, settings.max_object_bytes),
             vectors=vectors,
         )
         updates = Updates()

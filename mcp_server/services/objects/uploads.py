@@ -23,11 +23,11 @@ from mcp_server.errors import (
 )
 from mcp_server.operation import Operation, Operations
 from mcp_server.services.objects import attributes, content, manifest, shapes, upload_rows
-from mcp_server.services.objects.addresses import Address, address
+from mcp_server.services.objects.addresses import Address
 from mcp_server.services.objects.conditions import Condition
-from mcp_server.services.objects.drafts import Stores
 from mcp_server.services.objects.feed import Checksum, Feed
 from mcp_server.services.objects.manifest import Payload
+from mcp_server.services.objects.service import ObjectService
 from mcp_server.services.objects.upload_rows import Upload
 from mcp_server.storage.objects import Blob
 
@@ -87,12 +87,12 @@ class UploadService:
     """Every method is one operation on the object that the upload will be, labelled `upload`."""
 
     def __init__(
-        self, operation: Operations, control: AsyncEngine, stores: Stores, most_bytes: int
+        self, operation: Operations, control: AsyncEngine, objects: ObjectService, most_bytes: int
     ) -> None:
         self._operation = operation
         self._control = control
-        self._stores = stores
-        self._blobs = stores.blobs
+        self._objects = objects
+        self._blobs = objects.stores.blobs
         self.most_bytes = most_bytes
 
     async def create(
@@ -109,7 +109,7 @@ class UploadService:
             ObjectTooLarge: an object may not have so many. LimitExceeded: too many uploads are open.
             PreconditionFailed: the present object is not what the conditions ask for.
         """
-        at = address(principal, bucket, key)
+        at = self._objects.address(principal, bucket, key)
         if not 0 <= length <= self.most_bytes:
             raise ObjectTooLarge(
                 f"Upload-Length: {length} is over {self.most_bytes} bytes (ISTHMUS_MAX_OBJECT_BYTES)"
@@ -215,7 +215,7 @@ class UploadService:
         alone = len(parts) == 1 and len(last) == 1
         whole = last[0] if alone else await self._blobs.put(self._joined(parts))
         payload = Payload.of_blob(whole, row.content_type, row.metadata, row.tags)
-        condition, keep = Condition(row.if_match, row.if_none_match), self._stores.keep
+        condition, keep = Condition(row.if_match, row.if_none_match), self._objects.stores.keep
         try:
             async with self._control.begin() as tx:
                 made = await manifest.write(tx, op, upload.at, payload, condition, keep=keep)
