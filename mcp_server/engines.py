@@ -26,11 +26,10 @@ from mcp_server.storage.sql.outside import open_outside
 from mcp_server.storage.sql.postgresql import open_postgresql
 from mcp_server.storage.sql.unit import UnitEngine
 from mcp_server.storage.sql.wake import Wake, open_wake
-from mcp_server.storage.vectors import VectorEngine
-from mcp_server.storage.vectors.postgresql import PostgresVectors
+from mcp_server.storage.vectors import VectorEngine, open_vectors
 
 # Settings of the contract whose engines this version does not have: better no start than another store.
-_NOT_YET = ("vectors_url", "mcp_url", "buckets")
+_NOT_YET = ("mcp_url", "buckets")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +85,7 @@ async def open_engines(settings: Settings, sql_secret: bytes) -> AsyncGenerator[
         databases = await _outside(stack, settings, control_url, data_url)
         blobs = await stack.enter_async_context(open_blobs(await _blobs(control, settings)))
         cache = await _cache(stack, settings)
+        vectors = await stack.enter_async_context(open_vectors(settings.vectors_url, control))
         router = await stack.enter_async_context(open_router(settings))
         embedder = await stack.enter_async_context(open_embedder(settings))
         yield Engines(
@@ -98,10 +98,10 @@ async def open_engines(settings: Settings, sql_secret: bytes) -> AsyncGenerator[
             databases=databases,
             cache=cache,
             blobs=blobs,
-            vectors=PostgresVectors(control),
+            vectors=vectors,
             embedder=embedder,
             router=router,
-            checks=_checks(control, sql, cache, blobs, router),
+            checks=_checks(control, sql, cache, blobs, vectors, router),
         )
 
 
@@ -174,7 +174,12 @@ def _place(url: str) -> tuple[object, ...]:
 
 
 def _checks(
-    control: AsyncEngine, sql: SqlEngine, cache: CacheEngine, blobs: BlobStore, router: Router
+    control: AsyncEngine,
+    sql: SqlEngine,
+    cache: CacheEngine,
+    blobs: BlobStore,
+    vectors: VectorEngine,
+    router: Router,
 ) -> dict[str, Check]:
     async def control_answers() -> str:
         await answers(control)
@@ -188,6 +193,10 @@ def _checks(
         await blobs.answers()
         return "the blob store answers"
 
+    async def vectors_answer() -> str:
+        await vectors.answers()
+        return f"{vectors.name} answers"
+
     async def models_answer() -> str:
         models = await router.models()
         well = [model.id for model in models if model.healthy]
@@ -200,5 +209,6 @@ def _checks(
         "data": data_answers,
         "cache": cache.answers,
         "objects": objects_answer,
+        "vectors": vectors_answer,
         "llm": models_answer,
     }

@@ -22,10 +22,6 @@ ONE = "postgresql://u:p@127.0.0.1:1/one"
             "ISTHMUS_DATA_URL names the database of",
         ),
         (
-            {"vectors_url": "milvus://127.0.0.1:19530"},
-            "ISTHMUS_VECTORS_URL: this version has no engine for it",
-        ),
-        (
             {"buckets": ("a=s3://k:s@127.0.0.1:9000/b",)},
             "ISTHMUS_BUCKETS: this version has no engine for it",
         ),

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import (
     ARRAY,
+    BigInteger,
     ColumnElement,
     Double,
     Select,
@@ -89,17 +90,30 @@ def restricted(
     return query
 
 
-async def matching(tx: AsyncConnection, store: Store, query: Query, tokens: Sequence[str]) -> Hits:
+async def matching(
+    tx: AsyncConnection,
+    store: Store,
+    query: Query,
+    tokens: Sequence[str],
+    found: Sequence[int] | None = None,
+) -> Hits:
+    """Return the best chunks by BM25, and the query's weight.
+
+    `found` are chunks that another index found to be the best; else the terms' own lists choose.
+    """
     asked, average = await terms_of(tx, store, tokens)
     weight = sum(term.weight for term in asked)
     terms = [term for term in asked if term.frequency]
     if not terms:
         return Hits(weight=weight)
+    if found is not None:
+        chosen = _of_ids(store, query, found)
+        return Hits(text=tuple(await _score(tx, query, terms, average, chosen)), weight=weight)
     # Common terms tell little and match much: they only choose if the rare ones find too few.
-    rare = _rarest(terms)
-    hits = await _score(tx, store, query, terms, average, rare)
+    rare = rarest(terms)
+    hits = await _score(tx, query, terms, average, _candidates(store, query, rare))
     if len(hits) < query.depth and len(rare) < len(terms):
-        more = await _score(tx, store, query, terms, average, terms)
+        more = await _score(tx, query, terms, average, _candidates(store, query, terms))
         both = {hit.id: hit for hit in (*hits, *more)}.values()
         hits = sorted(both, key=lambda hit: (-hit.score, hit.id))[: query.depth]
     return Hits(text=tuple(hits), weight=weight)
@@ -121,7 +135,8 @@ async def terms_of(
     return sorted(terms, key=lambda term: (term.frequency, term.lexeme)), float(average)
 
 
-def _rarest(terms: Sequence[Term]) -> list[Term]:
+def rarest(terms: Sequence[Term]) -> list[Term]:
+    """Return the rarest terms that together do not choose more than `CANDIDATES` chunks, one at least."""
     chosen: list[Term] = []
     total = 0
     for term in terms:
@@ -134,14 +149,13 @@ def _rarest(terms: Sequence[Term]) -> list[Term]:
 
 async def _score(
     tx: AsyncConnection,
-    store: Store,
     query: Query,
     terms: Sequence[Term],
     average: float,
-    choosing: Sequence[Term],
+    candidates: Select[*tuple[Any, ...]],
 ) -> list[Hit]:
-    """Return the best chunks by BM25 among those that hold a choosing term."""
-    chosen = _candidates(store, query, choosing).cte("chosen")
+    """Return the best chunks by BM25 among the candidates."""
+    chosen = candidates.cte("chosen")
     lexemes = bindparam("lexemes", [term.lexeme for term in terms], type_=ARRAY(Text))
     weights = bindparam("weights", [term.weight for term in terms], type_=ARRAY(Double))
     # Only the query's lexemes are unpacked: a chunk holds a hundred others.
@@ -182,3 +196,11 @@ def _candidates(store: Store, query: Query, choosing: Sequence[Term]) -> Select[
     if sum(term.frequency for term in choosing) > CANDIDATES:
         found = found.order_by(func.ts_rank(tokens, tsquery).desc(), chunk_vectors.c.id)
     return restricted(found, query.restriction).limit(CANDIDATES)
+
+
+def _of_ids(store: Store, query: Query, found: Sequence[int]) -> Select[*tuple[Any, ...]]:
+    listed = bindparam("found", list(found), type_=ARRAY(BigInteger))
+    chosen = select(chunk_vectors.c.id, chunk_vectors.c.length, chunk_vectors.c.tokens)
+    return restricted(
+        chosen.where(within(store), chunk_vectors.c.id == func.any(listed)), query.restriction
+    )

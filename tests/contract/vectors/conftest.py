@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -14,6 +14,7 @@ from mcp_server.operation import Operations
 from mcp_server.services.vectors import VectorService
 from mcp_server.storage.vectors import DEFAULT_ENGINE, VectorEngine, open_vectors
 from tests.contract.vectors.hashed_words import HashedWords
+from tests.servers.milvus import MilvusLite
 
 PACKAGE = mcp_server.storage.vectors
 # An engine is a module with `open_engine`; its name is its URL's scheme.
@@ -22,6 +23,12 @@ ENGINES = [
     for module in pkgutil.iter_modules(PACKAGE.__path__)
     if hasattr(importlib.import_module(f"{PACKAGE.__name__}.{module.name}"), "open_engine")
 ]
+
+
+@pytest.fixture(scope="session")
+def milvus_url() -> Iterator[str]:
+    with MilvusLite() as server:
+        yield server.url
 
 
 @pytest.fixture(params=ENGINES)

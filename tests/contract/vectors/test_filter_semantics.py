@@ -71,7 +71,7 @@ def _comparison(scalars: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, 
     return plain | ordered | listed
 
 
-def _filters(scalars: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+def any_filter(scalars: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
     return st.recursive(
         _comparison(scalars),
         lambda inner: st.fixed_dictionaries(
@@ -125,7 +125,7 @@ def evaluate(node: Filter, metadata: dict[str, Any]) -> bool:
 @settings(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(rows=st.lists(METADATA, min_size=1, max_size=8), raw=_filters(SCALARS))
+@given(rows=st.lists(METADATA, min_size=1, max_size=8), raw=any_filter(SCALARS))
 async def test_a_filter_over_metadata_means_what_it_says(
     control: AsyncEngine, rows: list[dict[str, Any]], raw: dict[str, Any]
 ) -> None:
@@ -170,7 +170,7 @@ PLAIN = Table(
         min_size=1,
         max_size=6,
     ),
-    raw=_filters(SCALARS),
+    raw=any_filter(SCALARS),
 )
 async def test_a_filter_over_columns_means_the_same(
     control: AsyncEngine, rows: list[dict[str, Any]], raw: dict[str, Any]

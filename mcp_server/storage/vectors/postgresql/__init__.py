@@ -5,32 +5,23 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from sqlalchemy import ARRAY, Text, bindparam, delete, func, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mcp_server.errors import InvalidInput
 from mcp_server.storage.sql.control import answers
-from mcp_server.storage.sql.schema import chunk_vectors
-from mcp_server.storage.vectors import DEFAULT_ENGINE, Batch, Entry, Finish, Hits, Query, Store
-from mcp_server.storage.vectors.lexemes import lexeme_of, tsvector
-from mcp_server.storage.vectors.postgresql.nearest import nearest, vector_text
-from mcp_server.storage.vectors.words import located, matching, within
+from mcp_server.storage.vectors import DEFAULT_ENGINE, Batch, Finish, Hits, Query, Store
+from mcp_server.storage.vectors.entries import drop_entries, put_entries
+from mcp_server.storage.vectors.postgresql.nearest import nearest
+from mcp_server.storage.vectors.words import located, matching
 
 T = TypeVar("T")
 
 # The most that pgvector's type `vector` holds.
 MAX_DIMENSIONS = 16_000
-INSERT_BATCH = 100
 
-_INSERT = text(
-    """
-    insert into chunk_vectors (shard, id, store, document, tenant, tokens, length, embedding) values
-    (:shard, :id, :store, :document, :tenant, cast(cast(:tokens as text) as tsvector), :length,
-     cast(cast(:embedding as text) as vector))
-    """
-)
 # A generic plan would parse the query's vector again for each row: after five searches on one
 # connection a scan of 20,000 took 1.3 s instead of 30 ms. Compiling takes longer than these queries.
 _PLANNING = text(
@@ -65,17 +56,7 @@ class PostgresVectors:
                 )
 
     async def publish(self, tx: AsyncConnection, batch: Batch) -> None:
-        store = await located(tx, batch.store)
-        at = {
-            "shard": store.shard,
-            "store": store.id,
-            "tenant": store.tenant,
-            "document": batch.document,
-        }
-        # In batches, because writing thousands of vectors as text would block the event loop.
-        for first in range(0, len(batch.entries), INSERT_BATCH):
-            some = batch.entries[first : first + INSERT_BATCH]
-            await tx.execute(_INSERT, [at | _row(store, entry) for entry in some])
+        await put_entries(tx, batch, vectors=True)
 
     async def discard(self, batch: Batch) -> None:
         """Nothing was made: the rows are of the transaction that publishes."""
@@ -83,11 +64,7 @@ class PostgresVectors:
     async def retract(
         self, tx: AsyncConnection, store: Store, documents: Sequence[str] | None
     ) -> None:
-        gone = delete(chunk_vectors).where(within(await located(tx, store)))
-        if documents is not None:
-            named = bindparam("gone", list(documents), type_=ARRAY(Text))
-            gone = gone.where(chunk_vectors.c.document == func.any(named))
-        await tx.execute(gone)
+        await drop_entries(tx, store, documents)
 
     async def search(self, store: Store, query: Query, finish: Finish[T]) -> T:
         async with self._snapshots.connect() as tx:
@@ -102,12 +79,3 @@ class PostgresVectors:
 
     async def answers(self) -> None:
         await answers(self._control)
-
-
-def _row(store: Store, entry: Entry) -> dict[str, Any]:
-    return {
-        "id": entry.id,
-        "tokens": tsvector([lexeme_of(store, token) for token in entry.tokens]),
-        "length": len(entry.tokens),
-        "embedding": vector_text(entry.vector),
-    }

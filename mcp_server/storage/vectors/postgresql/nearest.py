@@ -5,20 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import orjson
 from sqlalchemy import Double, Text, cast, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mcp_server.storage.sql.schema import Vector, chunk_vectors
 from mcp_server.storage.vectors import Hit, Query, Store
+from mcp_server.storage.vectors.entries import vector_text
 from mcp_server.storage.vectors.words import restricted, within
 
 _FLOAT: Double[float] = Double()
-
-
-def vector_text(values: Sequence[float]) -> str:
-    """Return a vector as PostgreSQL reads it."""
-    return orjson.dumps(list(values)).decode()
 
 
 async def nearest(

@@ -1,0 +1,193 @@
+"""What only an engine with a server of its own must bear: crashes, restarts, entries that no row names."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import anyio
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from mcp_server.auth.principal import Principal
+from mcp_server.errors import ConfigurationError, Conflict, Unavailable
+from mcp_server.operation import Operations
+from mcp_server.services.vectors import VectorService
+from mcp_server.storage.vectors import VectorEngine, open_vectors
+from mcp_server.storage.vectors.milvus import garbage
+from tests.contract.vectors.hashed_words import HashedWords
+from tests.contract.vectors.milvus_world import entities, waiting, without_keeper
+from tests.contract.vectors.reading import LONG, MODES, found
+from tests.servers.milvus import MilvusLite
+from tests.servers.ports import free_ports
+
+
+async def answering(engine: VectorEngine) -> None:
+    """Return when the engine answers again: the library waits ever longer between its tries."""
+    with anyio.fail_after(60):
+        while True:
+            try:
+                return await engine.answers()
+            except Unavailable:
+                await anyio.sleep(0.1)
+
+
+SOURCE = Path(__file__).read_text(encoding="utf-8")
+
+
+async def test_a_server_that_was_killed_is_searched_again_when_it_is_back(
+    control: AsyncEngine, operations: Operations, principal: Principal
+) -> None:
+    with MilvusLite() as server:
+        async with without_keeper(server.url, control) as engine:
+            vectors = VectorService(operations, control, engine, HashedWords())
+            await vectors.add(principal, "s", LONG, document="d")
+            server.kill()
+            with pytest.raises(Unavailable):
+                await vectors.search(principal, "s", "topic3", mode="dense")
+            for _ in range(3):
+                with pytest.raises(Unavailable):
+                    await vectors.add(principal, "s", "more", document="e")
+            assert found(await vectors.search(principal, "s", "topic3", k=1, mode="text")) == ["d"]
+            server.start()
+            await answering(engine)
+            for mode in MODES:  # its collections are released until they are loaded
+                assert found(await vectors.search(principal, "s", "topic3", k=1, mode=mode)) == [
+                    "d"
+                ]
+            await vectors.add(principal, "s", "more", document="e")
+            while await engine.collect():
+                pass
+            chunks = (await vectors.list(principal, "s"))["items"]
+            held = await entities(server.url, control, principal.tenant)
+            assert len(held) >= sum(item["chunks"] for item in chunks)
+        async with open_vectors(server.url, control) as engine:
+            vectors = VectorService(operations, control, engine, HashedWords())
+            assert found(await vectors.search(principal, "s", "more", k=1)) == ["e"]
+
+
+async def test_what_no_row_names_is_collected_and_nothing_else(
+    control: AsyncEngine, operations: Operations, principal: Principal, milvus_url: str
+) -> None:
+    async with without_keeper(milvus_url, control) as engine:
+        vectors = VectorService(operations, control, engine, HashedWords())
+
+        async def held() -> int:
+            return len(await entities(milvus_url, control, principal.tenant))
+
+        size = (await vectors.add(principal, "s", LONG, document="d"))["chunks"]
+        await vectors.add(principal, "s", "to be replaced", document="e")
+        await vectors.add(principal, "s", "its replacement", document="e")
+        await vectors.add(principal, "s", "to be deleted", document="f")
+        await vectors.delete(principal, "s", document="f")
+        lost = await vectors.draft_write(principal, "s", "never committed", document="g")
+        async with operations(principal, "write", lost.uri) as op:
+            await lost.prepare(op)
+        assert await held() == size + 4
+        while await engine.collect():
+            pass
+        assert await held() == size + 2  # what is prepared may still be published
+        assert await waiting(control, principal.tenant) == 1
+        async with control.begin() as tx:
+            query = "update vector_garbage set due_at = now() where tenant = :tenant"
+            await tx.execute(text(query), {"tenant": principal.tenant})
+        while await engine.collect():
+            pass
+        assert await held() == size + 1
+        assert await waiting(control, principal.tenant) == 0
+        async with operations(principal, "write", lost.uri) as op, control.connect() as tx:
+            with pytest.raises(Conflict, match="prepared too long ago"):
+                await lost.apply(tx, op)
+        for mode in MODES:
+            assert found(
+                await vectors.search(principal, "s", "its replacement", k=1, mode=mode)
+            ) == ["e"]
+        await vectors.delete_store(principal, "s")
+        while await engine.collect():
+            pass
+        assert await held() == 0
+
+
+async def test_a_collector_that_dies_in_the_middle_leaves_its_work_to_the_next(
+    control: AsyncEngine, operations: Operations, principal: Principal, milvus_url: str
+) -> None:
+    async with without_keeper(milvus_url, control) as engine:
+        vectors = VectorService(operations, control, engine, HashedWords())
+        await vectors.add(principal, "s", "some text", document="d")
+        await vectors.delete(principal, "s", document="d")
+        assert principal.tenant in [each.store.tenant for each in await garbage.take(control)]
+        assert await waiting(control, principal.tenant) == 1  # marked, and nothing deleted yet
+        while await engine.collect():
+            pass
+        assert await waiting(control, principal.tenant) == 0
+        assert not await entities(milvus_url, control, principal.tenant)
+
+
+async def test_a_store_of_another_engine_is_refused_not_empty(
+    control: AsyncEngine, operations: Operations, principal: Principal, milvus_url: str
+) -> None:
+    async with open_vectors(None, control) as own, without_keeper(milvus_url, control) as other:
+        here = VectorService(operations, control, own, HashedWords())
+        there = VectorService(operations, control, other, HashedWords())
+        await here.add(principal, "s", "text", document="d")
+        for call in (
+            there.search(principal, "s", "text"),
+            there.add(principal, "s", "text", document="e"),
+            there.delete(principal, "s", document="d"),
+            there.delete_store(principal, "s"),
+        ):
+            with pytest.raises(Conflict, match="is held by the engine postgresql"):
+                await call
+
+
+async def test_a_server_that_does_not_answer_is_named_at_the_start(control: AsyncEngine) -> None:
+    [port] = free_ports(1)
+    with pytest.raises(ConfigurationError, match="ISTHMUS_VECTORS_URL: no Milvus answers at"):
+        async with open_vectors(f"milvus://127.0.0.1:{port}", control):
+            pass
+    for url in ("milvus://", "milvus://h:x", "milvus://h?secure=perhaps", "milvus://h?a=1"):
+        with pytest.raises(ConfigurationError, match="ISTHMUS_VECTORS_URL: it is not milvus://"):
+            async with open_vectors(url, control):
+                pass
+
+
+class Distinct(HashedWords):
+    """No two texts are equally near to a third: the order leaves nothing to chance."""
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        noise = [random.Random(text) for text in texts]
+        return [
+            [value + own.uniform(-0.02, 0.02) for value in vector]
+            for own, vector in zip(noise, await super().embed(texts), strict=True)
+        ]
+
+
+async def test_both_engines_rank_alike(
+    control: AsyncEngine, operations: Operations, principal: Principal, milvus_url: str
+) -> None:
+    words = SOURCE.split()
+    texts = {f"d{n:03}": " ".join(words[n * 7 : n * 7 + 40]) for n in range(60)}
+    async with open_vectors(None, control) as own, open_vectors(milvus_url, control) as other:
+        answers: list[list[list[tuple[str, float]]]] = []
+        for engine in (own, other):
+            vectors = VectorService(operations, control, engine, Distinct())
+            for name, body in texts.items():
+                metadata = {"even": int(name[1:]) % 2 == 0}
+                await vectors.add(principal, engine.name, body, document=name, metadata=metadata)
+            asked: list[list[tuple[str, float]]] = []
+            for query in ("vectors.search principal", "held == size", "await engine.collect():"):
+                for mode in MODES:
+                    for only in (None, {"type": "eq", "key": "even", "value": True}):
+                        answer = await vectors.search(
+                            principal, engine.name, query, k=20, mode=mode, filter=only
+                        )
+                        asked.append(
+                            [(each["document"], each["score"]) for each in answer["results"]]
+                        )
+            answers.append(asked)
+    for here, there in zip(*answers, strict=True):
+        assert [name for name, _ in here] == [name for name, _ in there]
+        scores = [score for _, score in here]
+        assert scores == pytest.approx([score for _, score in there], abs=1e-4)
