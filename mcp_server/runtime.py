@@ -52,6 +52,7 @@ from mcp_server.services.units import UnitStores, open_units
 from mcp_server.services.vectors import VectorService
 from mcp_server.services.vectors.keeping import keeping_versions
 from mcp_server.settings import Settings
+from mcp_server.sql_tools import check_sql_tools, declare_sql_tools
 from mcp_server.storage.sql.wake import TOPICS
 from mcp_server.toolbox import BusToolbox
 from mcp_server.updates import Updates, serve_listening
@@ -88,6 +89,8 @@ async def open_runtime(
         ConfigurationError: a setting does not fit, or an engine does not open.
     """
     plugins = load_plugins(settings.plugins)
+    taken = {item.name for item in plugins.tools}
+    plugins.tools += declare_sql_tools(settings.sql_tools, taken)
     declared = declare(plugins)
     limits = Limits(settings.rate_limit, settings.redis_url)
     secret = server_secret(settings)
@@ -145,6 +148,7 @@ async def open_runtime(
             uploads=UploadService(operations, control, objects, settings.max_object_bytes),
             vectors=vectors,
         )
+        await check_sql_tools(settings.sql_tools, services.sql)
         updates = Updates()
         server = IsthmusServer(
             declared,

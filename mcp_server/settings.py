@@ -18,6 +18,7 @@ from pydantic_settings import (
 )
 
 from mcp_server.errors import ConfigurationError
+from mcp_server.settings_sql_tools import SqlTools, SqlToolSetting
 from mcp_server.settings_values import (
     MOST_DAYS,
     CommaList,
@@ -89,6 +90,8 @@ class Settings(BaseSettings):
     # Hosts, HOST:PORT or networks that URLs given by callers may reach though they are not public.
     fetch_allow: CommaList = ()
     databases: Databases = ()
+    # Tools that are a statement of the operator's: [sql_tools.NAME] in the TOML file.
+    sql_tools: SqlTools = Field(default_factory=dict[str, SqlToolSetting])
     buckets: CommaList = ()
     mcp_url: str | None = None
     database_url: str | None = None

@@ -81,6 +81,16 @@ class SqlService:
             result = await place.database.run(place.schema, checked, call.params, page)
         return call.answer(checked, result)
 
+    async def check(
+        self, principal: Principal, sql: str, *, writable: bool, database: str | None = None
+    ) -> None:
+        """Return if the statement may run; nothing of it is run.
+
+        Raises: as `query`.
+        """
+        place = self._places(principal, database)
+        await check(self._operation, principal, place, sql, writable=writable)
+
     async def execute(
         self,
         principal: Principal,
