@@ -20,6 +20,7 @@ from mcp_server.engines import Engines, open_engines
 from mcp_server.extensions.announcing import announce_to_modern_clients
 from mcp_server.extensions.tasks import TasksExtension
 from mcp_server.extensions.tasks_listen import serve_task_notifications
+from mcp_server.fetch import Allowed, Fetcher
 from mcp_server.handshake import add_handshake_methods
 from mcp_server.limits import Limits
 from mcp_server.operation import Operations
@@ -34,6 +35,7 @@ from mcp_server.services import Services
 from mcp_server.services.agent_work import AgentWork
 from mcp_server.services.agents import AgentService
 from mcp_server.services.changes import ChangeService
+from mcp_server.services.ingest import IngestService
 from mcp_server.services.kv import KvService, keeping_kv
 from mcp_server.services.models import ModelService
 from mcp_server.services.objects import ObjectService, collecting
@@ -129,11 +131,13 @@ async def open_runtime(
         units = await stack.enter_async_context(
             open_units(operations, control, unit_stores, engines.sql, engines.units)
         )
+        fetcher = Fetcher(Allowed.parse(settings.fetch_allow))
         services = Services(
             agents=AgentService(
                 operations, control, models=engines.router.models, tools=list_tools
             ),
             changes=ChangeService(operations, control),
+            ingest=IngestService(operations, control, objects, vectors, fetcher),
             keys=keys,
             kv=kv,
             links=LinkService(operations, control, objects, keys.scopes_now, _address(settings)),

@@ -100,7 +100,9 @@ class Fetcher:
                             return
                     target = follow(target, location)
         except TimeoutError as error:
-            raise Timeout(f"url: {target.authority} took over {seconds:g} s") from error
+            raise Timeout(
+                f"url: {target.authority} took over {seconds:g} s", param="url"
+            ) from error
         raise InvalidInput(f"url: it redirects more than {MOST_REDIRECTS} times", param="url")
 
     @asynccontextmanager
@@ -164,7 +166,7 @@ def _is_secure(target: Target) -> bool:
 def _require_ok(target: Target, response: aiohttp.ClientResponse, max_bytes: int) -> None:
     status = response.status
     if status == 429 or status >= 500:
-        raise Unavailable(f"url: {target.authority} answers {status}; try again later")
+        raise Unavailable(f"url: {target.authority} answers {status}; try again later", param="url")
     if status not in {200, 203}:
         raise InvalidInput(f"url: {target.authority} answers {status}", param="url")
     if (response.content_length or 0) > max_bytes:
@@ -186,6 +188,8 @@ def _translated(target: Target) -> Generator[None]:
             f"url: the certificate of {target.authority} is not valid for it", param="url"
         ) from error
     except aiohttp.ServerTimeoutError as error:
-        raise Timeout(f"url: {target.authority} does not answer in time") from error
+        raise Timeout(f"url: {target.authority} does not answer in time", param="url") from error
     except (aiohttp.ClientError, OSError) as error:
-        raise Unavailable(f"url: {target.authority} does not answer, or breaks off") from error
+        raise Unavailable(
+            f"url: {target.authority} does not answer, or breaks off", param="url"
+        ) from error

@@ -45,7 +45,9 @@ class Decoder:
             try:
                 piece = self._member.decompress(waiting, _AT_ONCE)
             except zlib.error as error:
-                raise Unavailable("url: the answer is not the gzip that it says it is") from error
+                raise Unavailable(
+                    "url: the answer is not the gzip it says it is", param="url"
+                ) from error
             if piece:
                 yield piece
             waiting = self._member.unconsumed_tail or self._member.unused_data
@@ -57,4 +59,4 @@ class Decoder:
             Unavailable: it broke off.
         """
         if self._member is not None and not self._member.eof:
-            raise Unavailable("url: the answer broke off")
+            raise Unavailable("url: the answer broke off", param="url")

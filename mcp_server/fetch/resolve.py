@@ -38,7 +38,9 @@ async def addresses(target: Target, allowed: Allowed, resolve: Resolve) -> Seque
         found = [given] if given is not None else await resolve(target.host)
     except socket.gaierror as error:
         if error.errno == socket.EAI_AGAIN:
-            raise Unavailable(f"url: the name {target.host} cannot be looked up now") from error
+            raise Unavailable(
+                f"url: the name {target.host} cannot be looked up now", param="url"
+            ) from error
         raise _unknown(target) from error
     if not found:
         raise _unknown(target)

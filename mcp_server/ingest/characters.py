@@ -31,6 +31,7 @@ _GUESSED = (
 )
 _ABOUT = 0.05
 _SAMPLE = 32_768
+_LEAST_WIDE = 16
 # Of bytes that stand for no character in text; a text has none of them.
 _CONTROL = frozenset(range(32)) - {7, 8, 9, 10, 11, 12, 13, 27}
 
@@ -96,7 +97,7 @@ def _strict(body: bytes, encoding: str) -> str:
 
 def _wide(body: bytes) -> str | None:
     """Return UTF-16 of an order if every other byte is mostly the same in a way that only it makes."""
-    if len(body) % 2:
+    if len(body) % 2 or len(body) < _LEAST_WIDE:
         return None
     sample = body[:_SAMPLE]
     for encoding, zeros in (("utf-16-le", sample[1::2]), ("utf-16-be", sample[::2])):

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 # (from, to), return what it costs.
 Cost = Callable[[str | None, int, int], float]
 
-LEAST_TOKENS, MOST_TOKENS = 32, 8192
+LEAST_TOKENS, MOST_TOKENS = 64, 8192
 # A part of a text may be more tokens than it was within the whole: its two ends are cut anew.
 _ENDS = 3
 

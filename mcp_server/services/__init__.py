@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from mcp_server.auth.keys import KeyService
     from mcp_server.services.agents import AgentService
     from mcp_server.services.changes import ChangeService
+    from mcp_server.services.ingest import IngestService
     from mcp_server.services.kv import KvService
     from mcp_server.services.models import ModelService
     from mcp_server.services.objects import ObjectService
@@ -29,6 +30,7 @@ class Services:
 
     agents: AgentService
     changes: ChangeService
+    ingest: IngestService
     keys: KeyService
     kv: KvService
     links: LinkService

@@ -67,6 +67,7 @@ NEEDS: dict[str, tuple[Need, ...]] = {
     "vector_add": (("write", "vector://door/d1"),),
     "vector_search": (("read", Listing("vector://door/")),),
     "vector_delete": (("write", "vector://door/absent"),),
+    "vector_ingest": (("write", "vector://door/d1"),),
     "vector_update": (("write", "vector://door/d1"),),
     "vector_store_delete": (("write", "vector://door-absent/"),),
     "vector_list": (("read", Listing("vector://door/")),),

@@ -165,6 +165,11 @@ TOOLS: dict[str, Row] = {
     "vector_add": Row(
         TEXT, {"store": "door", "document": "d1", "chunks": 1}, ({"url": "http://127.0.0.1/"}, "^invalid_input: url"),
     ),
+    "vector_ingest": Row(
+        {"store": "door", "sources": [{key: TEXT[key] for key in ("text", "document", "metadata")}]},
+        {"store": "door", "added": 1, "failed": 0, "documents": [{"document": "d1", "chunks": 1}]},
+        ({"sources": []}, "^invalid_input: sources: give 1 to 1000"),
+    ),
     "vector_search": Row(
         {"store": "door", "query": "isthmus", "mode": "text", "k": 1}, {}, ({"store": "absent"}, "^not_found: "),
         (("vector_add", TEXT),),

@@ -279,8 +279,9 @@ async def test_gzip_is_decoded_whole_and_nothing_else_is() -> None:
 )
 async def test_what_is_no_page_is_an_error(answer: bytes, error: type[AppError]) -> None:
     async with serving(says(answer)) as site:
-        with pytest.raises(error, match=f"127.0.0.1:{site.port} "):
+        with pytest.raises(error, match=f"127.0.0.1:{site.port} ") as told:
             await body(fetcher("127.0.0.1"), f"http://127.0.0.1:{site.port}/")
+        assert told.value.param == "url"
 
 
 async def test_nobody_there_and_no_such_name() -> None:
