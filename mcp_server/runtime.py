@@ -34,11 +34,12 @@ from mcp_server.server import IsthmusServer
 from mcp_server.services import Services
 from mcp_server.services.agent_work import AgentWork
 from mcp_server.services.agents import AgentService
+from mcp_server.services.buckets import BucketService, RoutedObjects
 from mcp_server.services.changes import ChangeService
 from mcp_server.services.ingest import IngestService
 from mcp_server.services.kv import KvService, keeping_kv
 from mcp_server.services.models import ModelService
-from mcp_server.services.objects import ObjectService, collecting
+from mcp_server.services.objects import collecting
 from mcp_server.services.objects.links import LinkService
 from mcp_server.services.objects.uploads import UploadService
 from mcp_server.services.run_engine import open_runs, run_stores
@@ -112,7 +113,10 @@ async def open_runtime(
         async def list_tools(principal: Principal) -> list[ToolSpec]:
             return await late[0].list_tools(principal)
 
-        objects = ObjectService(operations, control, engines.blobs, settings.undo_days)
+        objects = RoutedObjects(
+            *(operations, control, engines.blobs, settings.undo_days),
+            BucketService(operations, control, engines.buckets),
+        )
         await stack.enter_async_context(
             collecting(control, engines.blobs, undo_days=settings.undo_days)
         )

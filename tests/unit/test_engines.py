@@ -21,10 +21,6 @@ ONE = "postgresql://u:p@127.0.0.1:1/one"
             {"database_url": ONE, "data_url": ONE.replace("u:p@", "v:q@")},
             "ISTHMUS_DATA_URL names the database of",
         ),
-        (
-            {"buckets": ("a=s3://k:s@127.0.0.1:9000/b",)},
-            "ISTHMUS_BUCKETS: this version has no engine for it",
-        ),
     ],
 )
 async def test_what_cannot_be_opened_is_refused_by_name(

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping
 from typing import Any, cast
 
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mcp_server import policy
 from mcp_server.auth.principal import Principal
-from mcp_server.errors import Conflict, Forbidden, InvalidInput, NotFound
+from mcp_server.errors import ConfigurationError, Conflict, Forbidden, InvalidInput, NotFound
 from mcp_server.operation import Operation, Operations
 from mcp_server.services import names
+from mcp_server.services.buckets.terms import (
+    ascii_only,
+    base_of,
+    etag,
+    holds,
+    info,
+    is_key,
+    meets,
+)
 from mcp_server.services.objects import content
 from mcp_server.services.objects.reads import bounds
 from mcp_server.services.objects.shapes import (
@@ -23,11 +33,33 @@ from mcp_server.services.objects.shapes import (
     ObjectPage,
     ObjectStat,
 )
-from mcp_server.storage.buckets import Bucket, Entry, Upload
+from mcp_server.storage.buckets import SETTING, Bucket, Entry, Upload
 from mcp_server.timestamps import iso
 
+# A name that tenants use already would hide what they have: index lookups, one for each tenant.
+_SHADOWED = text(
+    """
+    select bucket from tenants, lateral (
+        select bucket from objects
+        where objects.tenant = tenants.name and bucket = any(cast(:names as text[])) limit 1
+    ) as found
+    limit 1
+    """
+)
 # A content that changes while it is read is read anew so often.
 READS = 3
+
+
+async def refuse_shadowing(control: AsyncEngine, names_given: Iterable[str]) -> None:
+    """Raise ConfigurationError if a tenant has objects in a bucket of a configured name."""
+    given = {"names": sorted(names_given)}
+    async with control.connect() as connection:
+        shadowed = (await connection.execute(_SHADOWED, given)).scalar_one_or_none()
+    if shadowed is not None:
+        raise ConfigurationError(
+            f"{SETTING}: tenants have objects in a bucket {shadowed!r} of their own, which this name "
+            "would hide; choose another name"
+        )
 
 
 class BucketService:
@@ -66,7 +98,7 @@ class BucketService:
                 except Conflict:
                     continue
                 body = content.encode(b"".join(chunks), entry.content_type)
-                return ObjectContent(**_info(bucket, entry), **body)
+                return ObjectContent(**info(bucket, entry), **body)
         raise Conflict("the object is replaced faster than it can be read; try again")
 
     async def open(
@@ -81,7 +113,7 @@ class BucketService:
         async with self._operation(principal, "read", uri, egress=True):
             entry = await _found(bucket, key)
             start, end = bounds(span, entry.size)
-        return _info(bucket, entry), bucket.engine.get(entry, start, end)
+        return info(bucket, entry), bucket.engine.get(entry, start, end)
 
     async def stat(self, principal: Principal, name: str, key: str) -> ObjectStat:
         """Return what the bucket's server knows of an object.
@@ -94,7 +126,7 @@ class BucketService:
             entry = await _found(bucket, key)
         written = "" if entry.modified is None else iso(entry.modified)
         return ObjectStat(
-            **_info(bucket, entry),
+            **info(bucket, entry),
             sha256="",
             version=0,
             metadata=dict(entry.metadata),
@@ -116,18 +148,18 @@ class BucketService:
         """Return a page in the order of the bucket's server; it may hold less than the limit."""
         bucket, size, start = self._buckets[name], names.page_size(limit), names.prefix(prefix)
         fold = names.key(delimiter, "delimiter") if delimiter else None
-        base = _base(name)
+        base = base_of(name)
         seen = policy.seen_outside(principal, "read", base)
         async with self._operation(
             principal, "read", policy.OutsideListing(base + start), egress=True
         ):
             page = await bucket.engine.list(start, fold, size, names.decode_cursor(cursor))
         items: list[ObjectInfo | CommonPrefix] = [
-            _info(bucket, entry)
+            info(bucket, entry)
             for entry in page.entries
-            if _is_key(entry.key) and _holds(seen, entry.key)
+            if is_key(entry.key) and holds(seen, entry.key)
         ]
-        items += [CommonPrefix(prefix=name) for name in page.prefixes if _meets(seen, name)]
+        items += [CommonPrefix(prefix=name) for name in page.prefixes if meets(seen, name)]
         items.sort(key=lambda item: str(item.get("key", item.get("prefix"))))
         following = None if page.token is None else names.encode_cursor(page.token)
         return ObjectPage(items=items, next_cursor=following)
@@ -155,13 +187,13 @@ class BucketService:
         upload = Upload(
             chunks,
             content_type,
-            _ascii(metadata),
-            _etag(if_match, "if_match"),
-            _etag(if_none_match, "if_none_match"),
+            ascii_only(metadata),
+            etag(if_match, "if_match"),
+            etag(if_none_match, "if_none_match"),
         )
 
         async def store() -> ObjectInfo:
-            return _info(bucket, await bucket.engine.put(key, upload))
+            return info(bucket, await bucket.engine.put(key, upload))
 
         done = await self._write(principal, uri, "write", idempotency_key, store)
         return cast("ObjectInfo", done)
@@ -181,10 +213,10 @@ class BucketService:
             Forbidden: the bucket is read-only here.
         """
         bucket, uri = self._at(name, key, writable=True)
-        etag = _etag(if_match, "if_match")
+        condition = etag(if_match, "if_match")
 
         async def remove() -> ObjectDeleted:
-            return ObjectDeleted(deleted=await bucket.engine.delete(key, etag))
+            return ObjectDeleted(deleted=await bucket.engine.delete(key, condition))
 
         done = await self._write(principal, uri, "delete", idempotency_key, remove)
         return ObjectDeleted(deleted=done["deleted"])
@@ -237,11 +269,7 @@ class BucketService:
             raise Forbidden(
                 f"bucket: {name!r} is read-only here; its operator may set mode=rw", param="bucket"
             )
-        return bucket, policy.Outside(_base(name) + key)
-
-
-def _base(name: str) -> str:
-    return f"object://{name}/"
+        return bucket, policy.Outside(base_of(name) + key)
 
 
 async def _found(bucket: Bucket, key: str) -> Entry:
@@ -249,54 +277,3 @@ async def _found(bucket: Bucket, key: str) -> Entry:
     if entry is None:
         raise NotFound(f"object {key!r} does not exist in bucket {bucket.name!r}", param="key")
     return entry
-
-
-def _info(bucket: Bucket, entry: Entry) -> ObjectInfo:
-    return ObjectInfo(
-        bucket=bucket.name,
-        key=entry.key,
-        id=_base(bucket.name) + entry.key,
-        size=entry.size,
-        etag=entry.etag,
-        content_type=entry.content_type or content.media_type(None, entry.key, is_text=False),
-    )
-
-
-def _holds(seen: tuple[str, ...] | None, key: str) -> bool:
-    """Tell whether a key is one of the names and `prefix*` forms; None stands for all keys."""
-    return seen is None or any(
-        item == key or (item.endswith("*") and key.startswith(item[:-1])) for item in seen
-    )
-
-
-def _meets(seen: tuple[str, ...] | None, prefix: str) -> bool:
-    """Tell whether something below a prefix may be one of them."""
-    return _holds(seen, prefix) or any(item.startswith(prefix) for item in seen or ())
-
-
-def _is_key(key: str) -> bool:
-    """Tell whether a key that others chose can be asked for by name here."""
-    try:
-        return names.key(key) == key
-    except InvalidInput:
-        return False
-
-
-def _etag(condition: str | None, param: str) -> str | None:
-    """Return one ETag without its quotes, or `*`; S3 takes no list of them."""
-    if condition is None:
-        return None
-    etag = condition.strip().removeprefix("W/").strip('"')
-    if not etag or not etag.isascii() or not etag.isprintable() or {",", '"'} & set(etag):
-        raise InvalidInput(f"{param}: give one etag or *; S3 takes no list of them", param=param)
-    return etag
-
-
-def _ascii(metadata: Mapping[str, str]) -> dict[str, str]:
-    for name, value in metadata.items():
-        if not (name + value).isascii() or not (name + value).isprintable():
-            raise InvalidInput(
-                f"metadata: {name[:40]!r} is not all visible ASCII, which S3 takes only",
-                param="metadata",
-            )
-    return dict(metadata)
