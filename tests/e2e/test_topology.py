@@ -143,7 +143,11 @@ def pids(topology: Topology) -> dict[str, int | None]:
     }
 
 
-@pytest.mark.timeout(1800 if LONG else 300)
+def open_files(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+@pytest.mark.timeout(3600 if LONG else 600)
 async def test_any_one_may_be_killed_and_nothing_acknowledged_is_lost(
     topology: Topology,
 ) -> None:
@@ -164,6 +168,7 @@ async def test_any_one_may_be_killed_and_nothing_acknowledged_is_lost(
                 assert {other for other in after if after[other] != before[other]} <= {name}
         print(f"\nacknowledged: {load.counts()}")
         print("writes of every kind again after:", {n: f"{s:.1f} s" for n, s in slowest.items()})
+        print("open files:", {name: open_files(pid) for name, pid in pids(topology).items() if pid})
         print("refused meanwhile:", *(f"\n  {n} x {what}" for what, n in load.refused.items()))
         assert await lost(load, RECOVERY_SECONDS) == {}
         assert load.errors == []

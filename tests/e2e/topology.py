@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from tests.e2e.processes import environment
 from tests.servers.juicefs import JuiceFs
+from tests.servers.milvus import MilvusLite
 from tests.servers.nginx import NginxServer
 from tests.servers.ports import free_ports
 from tests.servers.postgresql import PostgresqlServer
@@ -117,6 +118,7 @@ class Topology:
         self.ports: dict[str, int] = dict(zip(("facade", "mcp"), free_ports(2), strict=True))
         self.postgres = PostgresqlServer(folder / "postgres", self.secrets)
         self.s3 = JuiceFs()
+        self.milvus = MilvusLite()
         valkey_port = free_ports(1)[0]
         self._hosts = {
             "postgres:5432": f"127.0.0.1:{self.postgres.port}",
@@ -133,6 +135,7 @@ class Topology:
             "postgres": self.postgres,
             "valkey": self._valkey(valkey_port),
             "s3": Threaded(self.s3),
+            "milvus": Threaded(self.milvus),
             "facade": self._isthmus("serve", "--role", "all", name="facade"),
             "mcp": self._isthmus("serve", "--role", "mcp", name="mcp"),
             "worker-1": self._isthmus("worker", name="worker-1"),
@@ -165,8 +168,8 @@ class Topology:
         self._configure()
         await self.postgres.set_up()
         self.s3.prepare()
-        for name in ("valkey", "s3"):
-            await self.components[name].start()
+        engines = ("valkey", "s3", "milvus")
+        await asyncio.gather(*(self.components[name].start() for name in engines))
         first = ("facade", "mcp", "worker-1", "worker-2")
         await asyncio.gather(*(self.components[name].start() for name in first))
         await self.components["nginx"].start()
@@ -175,14 +178,15 @@ class Topology:
         """End everything, the door first."""
         for name in reversed(self.components):
             self.components[name].kill()
-        self.s3.__exit__(None, None, None)
+        for server in (self.s3, self.milvus):
+            server.__exit__(None, None, None)
 
     def _configure(self) -> None:
         path = self.secrets / "isthmus.toml"
         lines = path.read_text().splitlines()
         given = {line.partition(" = ")[0]: line for line in lines}
         given["objects_url"] = f'objects_url = "{self.s3.url(BUCKET)}"'
-        del given["vectors_url"]
+        given["vectors_url"] = f'vectors_url = "{self.milvus.url}"'
         text = "\n".join(given.values())
         for name, here in self._hosts.items():
             text = text.replace(name, here)

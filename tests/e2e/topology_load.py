@@ -28,7 +28,7 @@ PATIENT = ("unavailable:", "timeout:", "limit_exceeded:")
 UNFORESEEN = "unexpectedly"
 # JSON-RPC codes with which the door and the servers say so.
 PATIENT_CODES = (-32603, -32029)
-PAUSE_SECONDS = 0.02 if LONG else 0.1
+PAUSE_SECONDS = 0.02 if LONG else 0.3
 
 
 class Refused(Exception):
@@ -228,8 +228,7 @@ async def lost(load: Load, seconds: float) -> dict[str, list[int]]:
         number = int(item["key"][1:])
         if whole["text"] == body_of(number):
             found["object"].add(number)
-    documents = await _pages(caller, "vector_list", {"store": "topology"})
-    found["vector"] = {int(item["document"][1:]) for item in documents}
+    found["vector"] = await _documents(load)
     found["run"] = await _ended(load, seconds)
     said = await _pages(caller, "kv_list", {"prefix": "chat "})
     found["chat"] = {int(item["key"].removeprefix("chat ")) for item in said}
@@ -251,6 +250,18 @@ async def _rows(caller: Caller) -> set[int]:
         if not rows:
             return found
         last = rows[-1][0]
+
+
+async def _documents(load: Load) -> set[int]:
+    """Return the numbers of the documents that are listed, and found by the vector engine."""
+    listed = await _pages(load.caller, "vector_list", {"store": "topology"})
+    found = {int(item["document"][1:]) for item in listed}
+    for number in sorted(found):
+        query = {"store": "topology", "query": f"Fact {number}", "mode": "text", "k": 1}
+        hits = (await load.caller.tool("vector_search", query))["results"]
+        if not hits or hits[0]["document"] != f"d{number}":
+            found.discard(number)
+    return found
 
 
 async def _ended(load: Load, seconds: float) -> set[int]:
