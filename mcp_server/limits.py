@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 from limits import RateLimitItem, errors, parse
 from limits.aio.storage import MemoryStorage, Storage
@@ -13,17 +13,24 @@ from limits.aio.strategies import MovingWindowRateLimiter
 from limits.storage import storage_from_string
 
 from mcp_server.auth.principal import Principal
-from mcp_server.errors import ConfigurationError, LimitExceeded, Unavailable
+from mcp_server.errors import LimitExceeded, Unavailable
+from mcp_server.storage.cache.redis import connection_pool
 
 
 class Limits:
     """Counts requests; a key's own rate wins over the server's, and without either nothing is limited."""
 
     def __init__(self, default_rate: str | None = None, redis_url: str | None = None) -> None:
-        storage = MemoryStorage() if redis_url is None else _redis(redis_url)
+        self._pool = None if redis_url is None else connection_pool(redis_url)
+        storage = MemoryStorage() if redis_url is None else _redis(redis_url, self._pool)
         self._limiter = MovingWindowRateLimiter(storage)
         self._default = default_rate
         self._items: dict[str, RateLimitItem] = {}
+
+    async def close(self) -> None:
+        """Give back the connections to Redis; nothing is counted after that."""
+        if self._pool is not None:
+            await self._pool.aclose()
 
     async def count(self, principal: Principal, rate: str | None = None) -> None:
         """Count one request of `principal`.
@@ -82,15 +89,8 @@ def _bucket(principal: Principal) -> str:
     return principal.key_id or f"{principal.tenant}/{principal.subject}"
 
 
-def _redis(url: str) -> Storage:
-    try:
-        made = storage_from_string(
-            f"async+{url}", implementation="redispy", wrap_exceptions=True, socket_timeout=5.0
-        )
-        return cast(
-            "Storage", made
-        )  # async+ makes the asynchronous kind, which the types do not say
-    except errors.ConfigurationError as error:
-        raise ConfigurationError(
-            "ISTHMUS_REDIS_URL: the package redis is missing; install isthmus[redis]"
-        ) from error
+def _redis(url: str, pool: Any) -> Storage:
+    made = storage_from_string(
+        f"async+{url}", implementation="redispy", wrap_exceptions=True, connection_pool=pool
+    )
+    return cast("Storage", made)  # async+ makes the asynchronous kind, which the types do not say

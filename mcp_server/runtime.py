@@ -98,6 +98,7 @@ async def open_runtime(
     limits = Limits(settings.rate_limit, settings.redis_url)
     secret = server_secret(settings)
     async with AsyncExitStack() as stack:
+        stack.push_async_callback(limits.close)
         engines = await stack.enter_async_context(
             open_engines(settings, derive(secret, "sql roles"))
         )

@@ -30,15 +30,14 @@ SECONDS = 5.0
 CONNECT_SECONDS = 2.0
 
 
-@asynccontextmanager
-async def open_redis(url: str) -> AsyncGenerator[CacheEngine]:
-    """Yield the cache at a `redis://` or `rediss://` URL; it connects when it is first used.
+def connection_pool(url: str) -> Any:
+    """Return connections to a `redis://` or `rediss://` URL, made when they are first used.
 
     Raises:
         ConfigurationError: the package redis is missing, or the URL does not fit.
     """
     try:
-        from redis.asyncio import BlockingConnectionPool, Redis
+        from redis.asyncio import BlockingConnectionPool
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
     except ModuleNotFoundError as error:
@@ -46,7 +45,7 @@ async def open_redis(url: str) -> AsyncGenerator[CacheEngine]:
             "ISTHMUS_REDIS_URL: the package redis is missing; install isthmus[redis]"
         ) from error
     try:
-        pool = BlockingConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType]  untyped options
+        return BlockingConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType]  untyped options
             url,
             max_connections=CONNECTIONS,
             timeout=SECONDS,
@@ -57,6 +56,14 @@ async def open_redis(url: str) -> AsyncGenerator[CacheEngine]:
         )
     except ValueError as error:
         raise ConfigurationError(f"ISTHMUS_REDIS_URL: {error}") from error
+
+
+@asynccontextmanager
+async def open_redis(url: str) -> AsyncGenerator[CacheEngine]:
+    """Yield the cache at a URL; raises the ConfigurationError of `connection_pool`."""
+    pool = connection_pool(url)
+    from redis.asyncio import Redis
+
     client = Redis.from_pool(pool)
     try:
         yield RedisCache(client)
