@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from mcp_server.errors import InvalidInput
 from mcp_server.plugins import Call, tool
-from mcp_server.services.objects.content import is_textual
+from mcp_server.services.ingest import Origin
 from mcp_server.services.vectors import Mode
-from mcp_server.services.vectors.content import MAX_TEXT_BYTES
 from mcp_server.services.vectors.results import (
     VectorAdded,
     VectorDeleted,
@@ -37,28 +34,30 @@ async def vector_add(
     store: Store,
     text: str | None = None,
     object: Annotated[  # noqa: A002 - the contract's name
-        str | None, Field(description="BUCKET/KEY or file-… id of a stored text")
+        str | None, Field(description="BUCKET/KEY or file-… id")
     ] = None,
-    url: Annotated[str | None, Field(description="not available yet")] = None,
+    url: Annotated[str | None, Field(description="http(s)")] = None,
     document: Annotated[str | None, Field(description="id; replaced if present")] = None,
     metadata: dict[str, Any] | None = None,
 ) -> VectorAdded:
-    """Index a text for search: give text or object. The store is made if absent."""
-    if url is not None:
-        raise InvalidInput(
-            "url: fetching is not available yet; fetch it yourself and pass its text", param="url"
+    """Index a document for search: give text, object or url. The store is made if absent."""
+    origin = Origin(text, object, url)
+    origin.check()
+    if text is not None:  # nothing is to be read, and it gets an id of its own
+        return await call.services.vectors.add(
+            call.principal,
+            store,
+            text,
+            document=document,
+            metadata=metadata,
+            idempotency_key=call.key,
+            progress=call.progress,
         )
-    if (text is None) == (object is None):
-        raise InvalidInput(
-            "text: give either text or object, not both and not none of them", param="text"
-        )
-    if object is not None:
-        text = await _object_text(call, object)
-    return await call.services.vectors.add(
+    return await call.services.ingest.add(
         call.principal,
         store,
-        text or "",
-        document=document if document is not None else object,
+        origin,
+        document=document,
         metadata=metadata,
         idempotency_key=call.key,
         progress=call.progress,
@@ -145,35 +144,3 @@ async def vector_list(
     return await call.services.vectors.list(
         call.principal, store, filter=filter, limit=limit, cursor=cursor
     )
-
-
-async def _object_text(call: Call, name: str) -> str:
-    # A file's id is its key in the bucket of files.
-    bucket, _, key = (f"files/{name}" if name.startswith("file-") else name).partition("/")
-    if not key:
-        raise InvalidInput(
-            f"object: {name[:80]!r} is not BUCKET/KEY, for example default/notes.md",
-            param="object",
-        )
-    info, stream = await call.services.objects.open(call.principal, bucket, key)
-    async with aclosing(stream):
-        if not is_textual(info["content_type"]):
-            raise InvalidInput(
-                f"object: {name[:80]!r} is {info['content_type']}, and only text can be indexed; "
-                "pass its text",
-                param="object",
-            )
-        if info["size"] > MAX_TEXT_BYTES:
-            raise InvalidInput(
-                f"object: {info['size']} bytes are more than the {MAX_TEXT_BYTES} that a document "
-                "may have; add it in parts, as several documents",
-                param="object",
-            )
-        body = b"".join([part async for part in stream])
-    try:
-        return body.decode()
-    except UnicodeDecodeError as error:
-        raise InvalidInput(
-            f"object: {name[:80]!r} is not UTF-8 at byte {error.start}; store it as UTF-8",
-            param="object",
-        ) from error

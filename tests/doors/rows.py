@@ -163,7 +163,7 @@ TOOLS: dict[str, Row] = {
     ),
     "object_delete": Row({"key": "door-absent"}, {"deleted": False}, ({"key": "../x"}, "^invalid_input: key")),
     "vector_add": Row(
-        TEXT, {"store": "door", "document": "d1", "chunks": 1}, ({"url": "http://127.0.0.1/"}, "^invalid_input: url"),
+        TEXT, {"store": "door", "document": "d1", "chunks": 1}, ({"url": "http://127.0.0.1/"}, "^invalid_input: text: give text, object or url"),
     ),
     "vector_ingest": Row(
         {"store": "door", "sources": [{key: TEXT[key] for key in ("text", "document", "metadata")}]},

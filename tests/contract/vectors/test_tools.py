@@ -16,9 +16,11 @@ from mcp_server.auth.principal import Principal
 from mcp_server.bus import Bus
 from mcp_server.declarations import declare
 from mcp_server.errors import NotFound
+from mcp_server.fetch import Fetcher
 from mcp_server.operation import Operations
 from mcp_server.plugins import load_plugins
 from mcp_server.server import IsthmusServer
+from mcp_server.services.ingest import IngestService
 from mcp_server.services.objects import ObjectService
 from mcp_server.services.vectors import VectorService
 from mcp_server.storage.objects.file import open_file_store
@@ -31,7 +33,8 @@ async def bus(
 ) -> AsyncIterator[Bus]:
     async with open_file_store(data_dir) as blobs:
         objects = ObjectService(operations, control, blobs)
-        services: Any = SimpleNamespace(vectors=vectors, objects=objects)
+        ingest = IngestService(operations, control, objects, vectors, Fetcher())
+        services: Any = SimpleNamespace(vectors=vectors, objects=objects, ingest=ingest)
         yield Bus(
             IsthmusServer(
                 declare(load_plugins()),
@@ -65,21 +68,24 @@ async def test_the_four_tools_do_one_round(bus: Bus, principal: Principal) -> No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"url": "https://example.com/a"}, "invalid_input: url: fetching is not available yet"),
-        ({}, "invalid_input: text: give either text or object"),
-        ({"text": "a", "object": "b/c"}, "invalid_input: text: give either text or object"),
+        (
+            {"url": "http://127.0.0.1/a"},
+            "invalid_input: url: 127.0.0.1 is not on the public internet",
+        ),
+        ({}, "invalid_input: text: give text, object or url"),
+        ({"text": "a", "object": "b/c"}, "invalid_input: text: give text, object or url"),
         ({"object": "nobucket"}, "invalid_input: object: 'nobucket' is not BUCKET/KEY"),
         ({"object": "default/absent"}, "not_found: object 'absent'"),
-        ({"object": "default/image.png"}, "is image/png, and only text can be indexed"),
-        ({"object": "default/latin.txt"}, "is not UTF-8 at byte 1"),
-        ({"object": "default/big.txt"}, "object: 2097153 bytes are more than the 2097152"),
+        ({"object": "default/image.png"}, "object: image/png is of no kind that can be read"),
+        ({"object": "default/nul.txt"}, "object: it is no text: it holds U+0000 at character 1"),
+        ({"object": "default/big.txt"}, "text: 2097153 bytes are more than the 2097152"),
         ({"text": "a", "colour": "red"}, "invalid_input: colour: "),
     ],
 )
 async def test_what_cannot_be_added_is_refused_with_the_mend(
     bus: Bus, principal: Principal, arguments: dict[str, Any], message: str
 ) -> None:
-    for key, content in [("image.png", "iVBORw0="), ("latin.txt", "Y+k=")]:
+    for key, content in [("image.png", "iVBORw0="), ("nul.txt", "YQBi")]:
         put = {"key": key, "base64": content}
         await call(bus, principal, "object_put", **put)
     await call(bus, principal, "object_put", key="big.txt", text="x" * 2_097_153)
