@@ -200,6 +200,17 @@ def compile(node: Filter, column: ColumnOf) -> ColumnElement[bool]:  # noqa: A00
     return _in_column(node, expression)
 
 
+def required(node: Filter) -> dict[str, Scalar]:
+    """Return members that every object that fits must have; not all of them, and none if none is sure."""
+    if isinstance(node, Comparison):
+        sure = node.type == "eq" and not isinstance(node.value, tuple)
+        return {node.key: cast("Scalar", node.value)} if sure else {}
+    held: dict[str, Scalar] = {}
+    for item in node.filters if node.type == "and" else ():
+        held |= required(item)
+    return held
+
+
 def _in_json(node: Comparison, found: ColumnElement[Any]) -> ColumnElement[bool]:
     value = node.value
     if isinstance(value, tuple):

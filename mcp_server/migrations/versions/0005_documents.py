@@ -15,6 +15,7 @@ STATEMENTS: tuple[str, ...] = (
         add column media_type text,
         add column updated_at timestamptz not null default now()
     """,
+    "create index documents_metadata on documents using gin (metadata jsonb_path_ops)",
     # The page counts from 1; the heading is that of the part in which the chunk begins.
     "alter table chunks add column page int, add column heading text",
     # What a write or a delete replaced: the text, and where its chunks stood in it.

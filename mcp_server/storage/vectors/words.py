@@ -87,6 +87,9 @@ def restricted(
                 documents.c.document == chunk_vectors.c.document,
             ),
         ).where(filters.compile(restriction.filter, lambda key: documents.c.metadata[key]))
+        held = filters.required(restriction.filter)
+        if held:  # says nothing more, but an index finds it
+            query = query.where(documents.c.metadata.contains(held))
     return query
 
 

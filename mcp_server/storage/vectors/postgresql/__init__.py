@@ -14,7 +14,8 @@ from mcp_server.errors import InvalidInput
 from mcp_server.storage.sql.control import answers
 from mcp_server.storage.vectors import DEFAULT_ENGINE, Batch, Finish, Hits, Query, Store
 from mcp_server.storage.vectors.entries import drop_entries, put_entries
-from mcp_server.storage.vectors.postgresql.nearest import nearest
+from mcp_server.storage.vectors.postgresql.dense import nearest
+from mcp_server.storage.vectors.postgresql.shards import Shards, keeping
 from mcp_server.storage.vectors.words import located, matching
 
 T = TypeVar("T")
@@ -33,7 +34,8 @@ _PLANNING = text(
 async def open_engine(url: str | None, control: AsyncEngine) -> AsyncGenerator[PostgresVectors]:
     """Yield the engine; `url` plays no part, since the vectors live in the control database."""
     del url
-    yield PostgresVectors(control)
+    async with keeping(Shards(control)):
+        yield PostgresVectors(control)
 
 
 class PostgresVectors:
