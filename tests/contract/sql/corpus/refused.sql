@@ -485,3 +485,170 @@ select * from victim where a = ?
 select * from victim limit 1 g
 delete from victim returning
 selec 1
+
+-- roles, sessions and settings
+set role {role}
+set local role none
+set session authorization default
+reset all
+reset role
+discard all
+show all
+show data_directory
+begin
+begin transaction isolation level serializable
+start transaction read write
+commit
+commit and chain
+rollback
+abort
+end
+savepoint x
+release savepoint x
+rollback to savepoint x
+prepare transaction 'x'
+commit prepared 'x'
+set transaction read write
+set constraints all deferred
+set local statement_timeout = 0
+set statement_timeout to 0
+alter system set archive_command = 'id'
+alter system reset all
+create role intruder superuser login
+create user intruder
+create group intruder
+alter role {role} superuser
+alter role {role} password 'x'
+alter role all set statement_timeout = 0
+alter user current_user with bypassrls
+drop role {role}
+drop owned by {role} cascade
+reassign owned by {role} to postgres
+grant {role} to public
+grant pg_read_server_files to {role}
+grant all on all tables in schema {other} to {role}
+grant set on parameter work_mem to {role}
+revoke all on victim from public
+alter default privileges grant all on tables to public
+alter database isthmus_data owner to {role}
+alter large object 1 owner to {role}
+alter publication p set (publish = '')
+alter subscription s enable
+alter server s options (set host 'x')
+alter extension plpgsql update
+alter event trigger t disable
+alter operator family f using btree add operator 1 < (int, int)
+alter text search dictionary d (stopwords = 'x')
+create operator class c for type int using btree as operator 1 <
+create text search dictionary d (template = ispell, dictfile = '../../etc/passwd')
+create transform for int language sql (from sql with function f(internal))
+import foreign schema public limit to (secret) from server s into public
+
+-- XML, which has readers of files of its own
+select xmlparse(document '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><a>&x;</a>')
+select xmlelement(name a, 1)
+select xmlforest(1 as a)
+select xmlroot(null, version '1.0')
+select xmlserialize(content null as text)
+select xmlexists('//a' passing by ref null)
+select null is document
+select * from xmltable('/a' passing null columns b int)
+select '<a/>'::xml
+select xpath('/a', null)
+select schema_to_xml('{other}', true, true, '')
+select cursor_to_xmlschema('c', true, true, '')
+
+-- newer grammar, and old corners of it
+insert into victim values (9) returning with (old as o, new as n) o.pg_sleep, n.a
+update victim set a = 1 returning old.pg_read_file
+merge into victim v using victim s on v.a = s.a when not matched by source then update set b = pg_sleep(9)::text
+merge into victim v using victim s on v.a = s.a when matched then update set b = 'x' returning merge_action(), pg_sleep(9)
+select a from victim fetch first (length(pg_read_file('/etc/passwd'))) rows with ties
+select * from victim for update of secret nowait, pg_class
+select * from victim order by a using operator({other}.<)
+select a from victim group by grouping sets ((a), (pg_sleep(9)), ())
+with recursive x (a) as (select 1 union all select a + 1 from x) search depth first by a set pg_sleep cycle a set c using pg_sleep select (pg_sleep(9)) from x
+select json_query('{{}}', '$' passing pg_read_file('/etc/passwd') as f)
+select json_exists('{{}}', '$' passing pg_sleep(9) as f)
+select json_serialize(pg_read_file('/etc/passwd'))
+select json_scalar(pg_sleep(9)::text)
+select json('{{"a":1}}' with unique keys), pg_read_file('/etc/passwd')
+select json_object('a' value pg_ls_dir('/') absent on null)
+select * from json_table('[1]', '$[*]' passing pg_sleep(9) as p columns (a int path '$'))
+select * from json_table('[1]', '$[*]' columns (nested path '$' columns (a pg_class path '$')))
+select interval '1' day * length(pg_read_file('/etc/passwd'))
+select (pg_sleep(9), 1) overlaps (null, null)
+select timestamp 'now' at time zone pg_read_file('/etc/passwd')
+select position(pg_read_file('/etc/passwd') in 'x')
+select trim(both pg_read_file('/etc/passwd') from 'x')
+select normalize(pg_read_file('/etc/passwd'), nfc)
+select 'a' similar to 'b' escape pg_read_file('/etc/passwd')
+select 'a' like any (array[pg_read_file('/etc/passwd')])
+select 1 = any (select pg_backend_pid())
+select row(1, pg_sleep(9)) = row(1, null)
+select array(select pg_ls_dir('/'))
+select array[[pg_sleep(9)]]
+select grouping(pg_sleep(9)) from victim group by pg_sleep(9)
+select treat(1 as pg_class)
+select user
+select session_user
+select current_role
+select current_catalog
+select current_schema
+select system_user
+select pg_catalog.current_database()
+values (current_user), ((select rolname from pg_roles limit 1))
+create table intruder (a int, b int generated always as (pg_sleep(9)::text::int) virtual)
+create table intruder (a int, constraint c primary key (a) using index tablespace pg_global)
+create table intruder (a int) using heap tablespace pg_default
+create table intruder (a int) with (oids = true) tablespace x
+create table intruder partition of {other}.secret default
+create table intruder (a int references {other}.secret (a) on delete cascade)
+create table intruder (a int check (exists (select from {other}.secret)))
+create table victim.intruder (a int)
+create table isthmus_data.{own}.intruder (a int)
+create table public.intruder (a int)
+create view public.intruder as select 1
+create view intruder with (security_invoker = false) as select * from {other}.secret
+create materialized view intruder using heap tablespace x as select 1
+create index on victim using gist (a {other}.ops)
+create statistics s (dependencies) on a, b from {other}.secret
+alter table victim replica identity full
+alter table victim force row level security
+alter table victim cluster on secret, set without cluster, owner to public
+alter table victim add column c {other}.secret
+alter table victim attach partition public.secret for values in (1)
+alter table victim alter b set default pg_read_file('/etc/passwd')
+alter index victim_pkey set tablespace pg_global
+alter index victim_pkey depends on extension plpgsql
+alter view intruder owner to public
+alter sequence counter owned by {other}.secret.a
+alter sequence counter owner to public
+alter materialized view all in tablespace pg_default set tablespace pg_global
+alter domain d add constraint c check (pg_sleep(9) is null)
+alter type {other}.mood add value 'x'
+comment on column {other}.secret.a is 'x'
+comment on constraint c on {other}.secret is 'x'
+comment on extension plpgsql is 'x'
+comment on large object 1 is 'x'
+truncate victim, {other}.secret restart identity cascade
+drop table if exists victim, {other}.secret
+drop view pg_tables
+drop index {other}.secret_pkey
+drop sequence {other}.secret_a_seq
+drop type {other}.mood cascade
+drop domain pg_catalog.oid
+refresh materialized view with data pg_class
+copy (select * from victim) to program 'curl http://127.0.0.1/'
+copy victim (a) from '/etc/passwd' with (format csv) where pg_sleep(9) is null
+explain (analyze, serialize text) select pg_sleep(9)
+explain (analyze, wal) delete from {other}.secret
+explain verbose select * from {other}.secret
+explain create table intruder as select * from {other}.secret
+explain declare c cursor for select pg_sleep(9)
+select 1;;select 2
+; ; drop table victim; select 1
+/* select 1; */ drop table victim; select 1
+select $$ ; $$ ; drop table victim
+select U&'\0027' ; drop table victim
+SELECT 1 \; DROP TABLE victim
