@@ -19,7 +19,10 @@ from mcp_server.services.changes import Change, ChangeService
 from mcp_server.services.kv import KvService
 from mcp_server.services.objects import ObjectService
 from mcp_server.services.undo import UndoService
+from mcp_server.services.vectors import VectorService
 from mcp_server.storage.objects.file import open_file_store
+from mcp_server.storage.vectors.postgresql import PostgresVectors
+from tests.contract.vectors.hashed_words import HashedWords
 
 
 class Shelf(Protocol):
@@ -72,6 +75,29 @@ class Object:
             return None
 
 
+class Document:
+    uri = "vector://s/d"
+
+    def __init__(self, vectors: VectorService, who: Principal) -> None:
+        self.vectors, self.who = vectors, who
+
+    async def write(self, content: str) -> None:
+        await self.vectors.add(self.who, "s", content, document="d", metadata={"said": content})
+
+    async def delete(self) -> None:
+        await self.vectors.delete(self.who, "s", document="d")
+
+    async def content(self) -> str | None:
+        try:
+            found = await self.vectors.get(self.who, "s", "d")
+        except NotFound:
+            return None
+        assert found["metadata"] == {"said": found["text"]}
+        hits = (await self.vectors.search(self.who, "s", found["text"]))["results"]
+        assert [hit["text"] for hit in hits] == [found["text"]]
+        return found["text"]
+
+
 class World:
     """The stores, the journal and undo."""
 
@@ -80,9 +106,15 @@ class World:
         self.kv = KvService(operations, control, undo_days=7)
         self.objects = ObjectService(operations, control, blobs, undo_days=7)
         self.changes = ChangeService(operations, control)
-        self.undo = UndoService(operations, control, {"kv": self.kv, "object": self.objects})
+        self.vectors = VectorService(
+            operations, control, PostgresVectors(control), HashedWords(), undo_days=7
+        )
+        stores = {"kv": self.kv, "object": self.objects, "vector": self.vectors}
+        self.undo = UndoService(operations, control, stores)
 
     def shelf(self, kind: str, who: Principal) -> Shelf:
+        if kind == "document":
+            return Document(self.vectors, who)
         return Key(self.kv, who) if kind == "key" else Object(self.objects, who)
 
     async def last(self, who: Principal) -> Change:
@@ -112,7 +144,7 @@ async def world(
         yield World(operations, control, blobs)
 
 
-@pytest.fixture(params=["key", "object"])
+@pytest.fixture(params=["key", "object", "document"])
 def shelf(request: pytest.FixtureRequest, world: World, principal: Principal) -> Shelf:
     return world.shelf(request.param, principal)
 
@@ -213,7 +245,7 @@ async def test_a_version_that_is_not_kept_any_more_is_said_to_be_so(
     await shelf.write("one")
     await shelf.write("two")
     async with world.control.begin() as tx:
-        for table in ("kv_versions", "object_versions"):
+        for table in ("kv_versions", "object_versions", "document_versions"):
             await tx.execute(
                 text(f"delete from {table} where tenant = :t"), {"t": principal.tenant}
             )

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -19,7 +19,7 @@ from mcp_server.services.units import intent as intents
 from mcp_server.services.units.intent import Intent
 from mcp_server.services.units.parts import OpenedPart, Part, UnitStores
 from mcp_server.storage.sql import effects
-from mcp_server.storage.sql.effects import Effect
+from mcp_server.storage.sql.effects import Effect, Lease
 from mcp_server.storage.sql.unit import UnitEngine
 
 logger = logging.getLogger(__name__)
@@ -96,9 +96,11 @@ class Recovery:
                 draft = await store.draft_recorded(intent.principal, item.uri, item.record)
                 operation = await stack.enter_async_context(self._opened(intent, item.uri))
                 await draft.prepare(operation)
-                opened.append(OpenedPart(Part(item.section, item.index, draft), operation))
+                part = Part(item.section, item.index, draft)
+                opened.append(OpenedPart(part, _for_its_run(operation, intent)))
             tables = [
-                await stack.enter_async_context(self._opened(intent, uri)) for uri in intent.tables
+                _for_its_run(await stack.enter_async_context(self._opened(intent, uri)), intent)
+                for uri in intent.tables
             ]
             async with self._control.begin() as tx:
                 finished = await intents.take_away(tx, intent.id)
@@ -120,10 +122,8 @@ class Recovery:
             answer[item.part.section][item.part.index] = await item.apply(tx)
         for table in tables:
             await table.journal(tx)
-        if intent.key is not None:
-            step = parse_key(intent.key)
-            key = intent.key if step is None else step.key
-            # Without the lease of a run: what is decided is finished, whoever holds the run now.
+        key = _plain_key(intent)
+        if key is not None:
             effect = Effect(intent.principal.tenant, key, "write", URI)
             await effects.mark(tx, effect)
             await effects.remember(tx, effect, answer)
@@ -131,7 +131,23 @@ class Recovery:
 
     def _opened(self, intent: Intent, uri: str) -> AbstractAsyncContextManager[Operation]:
         labels = (f"{LABEL}{intent.id}", "recovered")
-        return self._operation(intent.principal, "write", uri, key=intent.key, labels=labels)
+        return self._operation(
+            intent.principal, "write", uri, key=_plain_key(intent), labels=labels
+        )
+
+
+def _plain_key(intent: Intent) -> str | None:
+    """Return the key without the lease of a run: what is decided is finished, whoever holds the run now."""
+    step = intent.key and parse_key(intent.key)
+    return step.key if step else intent.key
+
+
+def _for_its_run(operation: Operation, intent: Intent) -> Operation:
+    """Return an operation whose entries in the journal name the run, as they would have."""
+    step = intent.key and parse_key(intent.key)
+    if not step:
+        return operation
+    return replace(operation, lease=Lease(step.run, step.epoch, step.attempt))
 
 
 @asynccontextmanager
