@@ -23,6 +23,7 @@ from mcp_server.services.agents import AgentService
 from mcp_server.services.kv import KvService
 from mcp_server.services.objects import ObjectService
 from mcp_server.services.sql import SqlService
+from mcp_server.services.units import Recovery, UnitService, UnitStores
 from mcp_server.services.vectors import VectorService
 from mcp_server.storage.objects.file import FileStore, open_file_store
 from mcp_server.storage.sql.postgresql import PostgresqlEngine
@@ -69,6 +70,15 @@ CALLS: dict[str, tuple[str, dict[str, Any], int]] = {
         2,
     ),
     "vector_store_delete": ("vector_store_delete", {"store": "s"}, 1),
+    "write_together": (
+        "write_together",
+        {
+            "keys": [{"key": "k", "value": 1}, {"key": "there", "delete": True}],
+            "objects": [{"key": "there", "text": "hello"}],
+            "documents": [{"store": "s", "text": "some words", "document": "d"}],
+        },
+        4,
+    ),
     "agent_save": ("agent_save", {"name": "helper", "instructions": "Help."}, 1),
     "sql_execute": (
         "sql_execute",
@@ -84,9 +94,18 @@ CALLS: dict[str, tuple[str, dict[str, Any], int]] = {
     ),
     "sql_execute, a sequence": ("sql_execute", {"sql": "select nextval('s')"}, 2),
 }
-WRITING_DOMAINS = {"kv", "sql", "objects", "vectors"}
+WRITING_DOMAINS = {"kv", "sql", "objects", "vectors", "units"}
 
-_TABLES = ("kv", "kv_leases", "objects", "vector_stores", "documents", "chunks", "chunk_vectors", "agents")
+_TABLES = (
+    "kv",
+    "kv_leases",
+    "objects",
+    "vector_stores",
+    "documents",
+    "chunks",
+    "chunk_vectors",
+    "agents",
+)
 
 
 def writing_tools() -> dict[str, ToolDeclaration]:
@@ -173,6 +192,9 @@ async def open_world(
             agents=AgentService(operations, control, models=router.models, tools=no_tools),
             sql=SqlService(operations, control, engine),
         )
+        stores = UnitStores(services.kv, services.objects, services.vectors)
+        recovery = Recovery(operations, control, stores, engine.units)
+        services.units = UnitService(operations, control, stores, engine, engine.units, recovery)
         yield World(control, cast("Any", services), blobs, embedder, engine)
 
 

@@ -125,11 +125,14 @@ def once(moment: Moment, *, skip: int = 0) -> Callable[[], Moment]:
     return lambda: cast("Moment", next(left, "never"))
 
 
+_TWO_COMMITS = {"vector_add", "write_together"}
+
+
 def commits(tool: str) -> list[tuple[str, int]]:
     """Return the places at which a call of a tool commits: (database, how many commits before it)."""
     if tool == "sql_execute":
         return [("control", 0), ("data", 0), ("control", 1)]
-    return [("control", 0), *([("control", 1)] if tool == "vector_add" else [])]
+    return [("control", 0), *([("control", 1)] if tool in _TWO_COMMITS else [])]
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])

@@ -209,9 +209,9 @@ async def check_once(world: World, who: Principal) -> None:
     assert await world.pending() == 0
     assert await world.rows(who) == [[1]]
     query = text(
-        "select uri, count(*) from journal where tenant = :t and verb = 'write'"
+        "select uri, count(*) as made from journal where tenant = :t and verb = 'write'"
         " and uri in ('kv://default/k1', 'object://default/o1.txt', 'vector://s/d1') group by uri"
     )
     async with world.control.connect() as connection:
         rows = (await connection.execute(query, {"t": who.tenant})).all()
-    assert sorted(row.count for row in rows) == [1, 1, 1]
+    assert sorted(row.made for row in rows) == [1, 1, 1]
