@@ -68,6 +68,13 @@ def _command(settings: Settings, options: argparse.Namespace) -> Coroutine[Any, 
             from mcp_server.commands.demo import demo
 
             return demo(settings, url=options.url, key=options.key)
+        case _:
+            return _upkeep(settings, options)
+
+
+def _upkeep(settings: Settings, options: argparse.Namespace) -> Coroutine[Any, Any, int]:
+    """Return the coroutine of a command for operators: it ends by itself."""
+    match options.command:
         case "keys":
             from mcp_server.commands import keys
 
@@ -76,6 +83,14 @@ def _command(settings: Settings, options: argparse.Namespace) -> Coroutine[Any, 
             from mcp_server.commands.migrate import migrate
 
             return migrate(settings)
+        case "export":
+            from mcp_server.commands.moves import export
+
+            return export(settings, options.directory.resolve(), as_json=options.json)
+        case "import":
+            from mcp_server.commands.moves import import_
+
+            return import_(settings, options.directory.resolve(), as_json=options.json)
         case "tenants":
             from mcp_server.commands import tenants
 
@@ -130,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--key", help="the key for --url")
     _add_keys(commands)
     _add_tenants(commands)
+    _add_moves(commands)
     commands.add_parser("migrate", help="bring the control database to this version")
     doctor = commands.add_parser("doctor", help="ask every engine whether it is well")
     doctor.add_argument(
@@ -228,6 +244,17 @@ def _add_tenants(commands: Any) -> None:
     delete.add_argument("--yes", action="store_true", help="really do it")
     for command in (listing, delete):
         command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_moves(commands: Any) -> None:
+    for name, what in (
+        ("export", "write everything, at one moment, into a directory; begun again, it goes on"),
+        ("import", "read an export into a fresh deployment; begun again, it goes on"),
+    ):
+        command = commands.add_parser(name, help=what)
+        command.add_argument("directory", type=Path, metavar="DIR")
+        command.add_argument("--json", action="store_true", help="print JSON")
+        _add_config(command)
 
 
 def _add_policy(commands: Any) -> None:

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mcp_server.operation import Operation
 from mcp_server.runs.fence import parse_key
+from mcp_server.storage.sql.standstill import pass_gate
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class StatementJournal:
             LeaseLost: the run is not the caller's any more.
         """
         async with self._control.begin() as tx:
+            await pass_gate(tx)
             new = await self._first.first(tx, "intent", self._statement)
             if new:
                 for operation in self._operations:

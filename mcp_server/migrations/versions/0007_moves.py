@@ -1,4 +1,4 @@
-"""Erasing a tenant: it is marked until nothing of it is left, and only then may its audit go as well."""
+"""Erasing a tenant, which is marked until nothing of it is left; and importing an archive, part by part."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ revision = "0007"
 down_revision = "0006"
 
 STATEMENTS: tuple[str, ...] = (
+    # What an import has done so far; empty when none is under way.
+    "create table import_parts (name text primary key)",
     "alter table tenants add column erasing_at timestamptz",
     "drop trigger append_only on audit",
     """

@@ -18,6 +18,7 @@ from mcp_server.services.units.intent import Intent
 from mcp_server.services.units.parts import OpenedPart
 from mcp_server.services.units.recovery import Recovery, Settled
 from mcp_server.services.units.rows import UnitStatement
+from mcp_server.storage.sql.standstill import pass_gate
 from mcp_server.storage.sql.unit import UnitEngine, UnitTransaction, UnitUnsure
 
 logger = logging.getLogger(__name__)
@@ -100,6 +101,7 @@ class Commit:
         together = self._together
         operation = together.operation
         async with self._control.begin() as tx:
+            await pass_gate(tx)
             done = await operation.replay(tx)
             if done is not None:
                 return done, False

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from mcp_server.errors import Unavailable
 from mcp_server.storage.sql import Wanted, catalog, tenant_effects, tenant_erasure
+from mcp_server.storage.sql.connections import Role
 from mcp_server.storage.sql.fence import Catalog, raise_fence
 from mcp_server.storage.sql.tenant_roles import TenantRoles
 from mcp_server.storage.sql.values import PgType
@@ -25,6 +26,10 @@ logger = logging.getLogger(__name__)
 CONNECTIONS = 2
 SECONDS = 30
 INSUFFICIENT_PRIVILEGE = "42501"
+_RESTORING = "pg_catalog.set_config(text, text, boolean), pg_catalog.pg_is_in_recovery()"
+_HOLDS = text(
+    "select exists (select from pg_class where relnamespace = to_regnamespace(:schema))"
+)
 
 
 class Owner:
@@ -43,7 +48,8 @@ class Owner:
             pool_pre_ping=True,
             hide_parameters=True,  # errors are logged, and proofs are not
         )
-        self.roles = TenantRoles(secret, make_url(url).database or "postgres")
+        self._url = make_url(url)
+        self.roles = TenantRoles(secret, self._url.database or "postgres")
         self._catalog: Catalog | None = None
         self._reading = asyncio.Lock()
         self._made: set[str] = set()
@@ -72,6 +78,33 @@ class Owner:
         async with self._transaction() as connection:
             await self.roles.ensure(connection, schema, superuser=superuser, renew=renew)
         self._made.add(schema)
+
+    async def holds_tables(self, schema: str) -> bool:
+        """Tell whether anything is in a tenant's schema."""
+        async with self._transaction() as connection:
+            return await connection.scalar(_HOLDS, {"schema": schema}) is True
+
+    @asynccontextmanager
+    async def restoring(self, schema: str) -> AsyncGenerator[str]:
+        """Yield the URL by which a tenant's writing role may restore a dump while the context is open.
+
+        pg_restore begins with calls of functions that the fence took from all tenants.
+        """
+        role = Role(schema, True)
+        name = self.roles.name(role)
+        url = self._url.set(username=name, password=self.roles.password(role))
+        fenced = (await self.catalog()).superuser
+        if fenced:
+            await self._execute(f"grant execute on function {_RESTORING} to {name}")
+        try:
+            yield url.render_as_string(hide_password=False)
+        finally:
+            if fenced:
+                await self._execute(f"revoke execute on function {_RESTORING} from {name}")
+
+    async def _execute(self, statement: str) -> None:
+        async with self._transaction() as connection:
+            await connection.exec_driver_sql(statement)
 
     async def types(self, schema: str, oids: Iterable[int]) -> dict[int, PgType]:
         """Return the types, asking the server only about those that tenants made."""

@@ -103,6 +103,11 @@ def complaint(text: str) -> str:
     return " | ".join(lines[-2:]) or "it gave no reason"
 
 
+def programs() -> Path:
+    """The folder of the client programs, which anyone may run. Raises `ConfigurationError`."""
+    return _in_wheel() / "bin"
+
+
 def _in_wheel() -> Path:
     spec = importlib.util.find_spec(_PACKAGE)
     for location in (spec and spec.submodule_search_locations) or ():
