@@ -55,6 +55,7 @@ from mcp_server.services.units import UnitStores, open_units
 from mcp_server.services.vectors import VectorService
 from mcp_server.services.vectors.keeping import keeping_versions
 from mcp_server.settings import Settings
+from mcp_server.services.vectors.reading import queries_at_once
 from mcp_server.sql_tools import check_sql_tools, declare_sql_tools
 from mcp_server.storage.sql.wake import TOPICS
 from mcp_server.toolbox import BusToolbox
@@ -130,7 +131,9 @@ async def open_runtime(
         standing = _standing(engines, operations, stores, declared, settings)
         kv = KvService(operations, control, cache=engines.cache, undo_days=settings.undo_days)
         vectors = VectorService(
-            *(operations, control, engines.vectors, engines.embedder), undo_days=settings.undo_days
+            *(operations, control, engines.vectors, engines.embedder),
+            undo_days=settings.undo_days,
+            embeddings_at_once=queries_at_once(settings.embeddings_url),
         )
         unit_stores = UnitStores(kv, objects, vectors)
         units = await stack.enter_async_context(

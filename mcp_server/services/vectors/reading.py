@@ -25,6 +25,7 @@ from mcp_server.services.vectors.results import (
     best_passages,
     item,
 )
+from mcp_server.services.vectors.turns import Turns
 from mcp_server.storage.vectors import Query, Restriction, VectorEngine
 from mcp_server.storage.vectors.ranking import EVEN, Weights
 
@@ -34,6 +35,13 @@ MAX_K = 100
 MAX_WEIGHT = 1000.0
 # How deep each ranking goes at least: fusion needs to see more than it returns.
 MIN_DEPTH = 50
+# The embedded model embeds one query after the other; an upstream many.
+EMBEDDINGS_AT_ONCE, UPSTREAM_EMBEDDINGS_AT_ONCE = 2, 32
+
+
+def queries_at_once(embeddings_url: str | None) -> int:
+    """Return how many queries are embedded at once."""
+    return EMBEDDINGS_AT_ONCE if embeddings_url is None else UPSTREAM_EMBEDDINGS_AT_ONCE
 
 
 class Reading(StoreAccess):
@@ -45,9 +53,12 @@ class Reading(StoreAccess):
         control: AsyncEngine,
         engine: VectorEngine,
         indexer: Indexer,
+        embeddings_at_once: int = EMBEDDINGS_AT_ONCE,
     ) -> None:
         super().__init__(operation, control, engine)
         self._indexer = indexer
+        self._embedding = Turns(embeddings_at_once)
+        self._searching = Turns()
 
     async def search(
         self,
@@ -76,14 +87,18 @@ class Reading(StoreAccess):
         name = await self._name(principal, "read", store)
         async with self._operation(principal, "read", policy.Listing(f"vector://{name}/")):
             found = await self._find(principal, name)
-            vector = None if mode == "text" else await self._indexer.embed_query(found, asked)
+            vector = None
+            if mode != "text":
+                async with self._embedding.turn(principal.tenant):
+                    vector = await self._indexer.embed_query(found, asked)
             wanted = Query(
                 depth=max(MIN_DEPTH, 2 * k),
                 vector=vector,
                 tokens=None if mode == "dense" else tokenise(asked),
                 restriction=Restriction(condition, visible(principal, "read", name)),
             )
-            results = await self._engine.search(found, wanted, best_passages(found, choice))
+            async with self._searching.turn(principal.tenant):
+                results = await self._engine.search(found, wanted, best_passages(found, choice))
         return VectorResults(results=results)
 
     async def get(self, principal: Principal, store: str, document: str) -> VectorDocument:
