@@ -88,6 +88,10 @@ class Cache(Protocol):
         """
         ...
 
+    async def erase(self, tenant: str) -> None:
+        """Must remove every trace of a tenant, leases too; what is written meanwhile may stay."""
+        ...
+
     async def answers(self) -> str:
         """Must return a short word about the engine, or raise."""
         ...

@@ -117,6 +117,12 @@ class MemoryCache:
             self._drop(tenant, gone)
         return entries, room <= 0
 
+    async def erase(self, tenant: str) -> None:
+        gone = self._tenants.pop(tenant, None)
+        self._size -= gone.size if gone is not None else 0
+        for place in [place for place in self._leases if place.tenant == tenant]:
+            self._forget(place)
+
     async def answers(self) -> str:
         return "in this process"
 

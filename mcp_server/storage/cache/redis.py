@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 CONNECTIONS = 32
 SECONDS = 5.0
 CONNECT_SECONDS = 2.0
+SCANNED = 1000
 
 
 def connection_pool(url: str) -> Any:
@@ -136,6 +137,16 @@ class RedisCache:
             entries += [_entry(key.decode(), cell) for key, cell in cells]
             room -= sum(len(cell) for cell in found[1::2])
         return entries, room <= 0
+
+    async def erase(self, tenant: str) -> None:
+        pattern, cursor = _name(tenant, "*"), 0
+        while True:  # the one walk over the server's keys, in steps of bounded size
+            walk = self._client.scan(cursor, match=pattern, count=SCANNED)
+            cursor, names = await self._ask(walk)
+            if names:
+                await self._ask(self._client.unlink(*names))
+            if not cursor:
+                return
 
     async def answers(self) -> str:
         await self._ask(self._client.ping())

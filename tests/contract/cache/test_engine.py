@@ -80,6 +80,21 @@ async def test_names_that_look_alike_do_not_meet(engine: CacheEngine, tenant: st
     assert len(await engine.read(tenant, "a", ["b:c", "b", "*"])) == 2
 
 
+async def test_a_tenant_is_erased_and_nobody_else(engine: CacheEngine, tenant: str) -> None:
+    versions: list[int] = []
+    for own in (tenant, f"{tenant}2", f"{tenant[:-1]}*"):
+        versions += [await put(engine, Place(own, "n", f"k{number}")) for number in range(30)]
+        await engine.acquire(Place(own, "n", "lease"), "ann", 60, None)
+    await engine.erase(tenant)
+    await engine.erase(f"{tenant[:-1]}*")
+    assert await engine.read(tenant, "n", ["k0", "k29"]) == []
+    assert await engine.page(tenant, "n", "", None, 100) == ([], False)
+    assert (await engine.acquire(Place(tenant, "n", "lease"), None, 60, None)).token
+    assert len((await engine.page(f"{tenant}2", "n", "", None, 100))[0]) == 30
+    assert not (await engine.acquire(Place(f"{tenant}2", "n", "lease"), None, 60, None)).token
+    assert await put(engine, Place(tenant, "n", "k0")) > max(versions[:30])
+
+
 async def test_redis_goes_on_above_its_numbers_after_it_lost_everything(
     tenant: str,
 ) -> None:
