@@ -22,8 +22,8 @@ CHUNK = 3_000_000
 HEADERS = {"Authorization": f"Bearer {KEY}"}
 
 
-def object_by_link(server: ServeProcess, key: str) -> bytes:
-    """Return an object's bytes by a link, as a browser would get them."""
+def link_to(server: ServeProcess, key: str) -> str:
+    """Return a link to get an object."""
     call: dict[str, Any] = {
         "jsonrpc": "2.0",
         "id": 1,
@@ -48,9 +48,7 @@ def object_by_link(server: ServeProcess, key: str) -> bytes:
     result = answer.json()["result"]
     if result.get("isError"):
         raise LookupError(result["content"][0]["text"])
-    with requests.get(result["structuredContent"]["url"], timeout=60) as download:
-        assert download.status_code == 200
-        return download.content
+    return result["structuredContent"]["url"]
 
 
 def test_an_upload_goes_on_after_kill_9(scratch: Path) -> None:
@@ -91,8 +89,9 @@ def test_an_upload_goes_on_after_kill_9(scratch: Path) -> None:
             killer.join()
             server = ServeProcess(data, API_KEY=KEY)
             server.wait_ready()
-        found = object_by_link(server, "film.bin")
-        assert hashlib.sha256(found).digest() == hashlib.sha256(body).digest()
+        with requests.get(link_to(server, "film.bin"), timeout=60) as download:
+            assert download.status_code == 200
+        assert hashlib.sha256(download.content).digest() == hashlib.sha256(body).digest()
     finally:
         server.kill_group()
 
