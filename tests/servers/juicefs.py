@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Mapping, Sequence
 
-from tests.servers.s3 import ACCESS_KEY, SECRET_KEY, S3Server, program
+from tests.servers.s3 import ACCESS_KEY, S3Server, program
 
 
 class JuiceFs(S3Server):
@@ -42,7 +42,7 @@ class JuiceFs(S3Server):
             *("--log", f"{self.folder}/gateway.log", "--metrics", f"127.0.0.1:{self.ports[1]}"),
             *(self._database, self.endpoint),
         ]
-        return command, {"MINIO_ROOT_USER": ACCESS_KEY, "MINIO_ROOT_PASSWORD": SECRET_KEY}
+        return command, {"MINIO_ROOT_USER": ACCESS_KEY, "MINIO_ROOT_PASSWORD": self.secret_key}
 
     @property
     def _database(self) -> str:

@@ -36,6 +36,15 @@ class S3Server(ABC):
         self.folder = Path(tempfile.mkdtemp(prefix=f"isthmus-{self.name}-"))
         self.ports = free_ports(self.ports_needed())
         self.process: subprocess.Popen[bytes] | None = None
+        self.secret_key = SECRET_KEY
+
+    @classmethod
+    def instead_of(cls, other: S3Server) -> Self:
+        """Return a server on the port of one that was killed, which knows another secret."""
+        server = cls()
+        server.ports[0] = other.ports[0]
+        server.secret_key = "another-secret-by-now"
+        return server
 
     @property
     def endpoint(self) -> str:
@@ -45,7 +54,7 @@ class S3Server(ABC):
     def url(self, bucket: str, **query: str) -> str:
         """Return what ISTHMUS_OBJECTS_URL would be."""
         options = urlencode({"secure": "false", **query})
-        return f"s3://{ACCESS_KEY}:{SECRET_KEY}@{self.endpoint}/{bucket}?{options}"
+        return f"s3://{ACCESS_KEY}:{self.secret_key}@{self.endpoint}/{bucket}?{options}"
 
     def client(self) -> minio.Minio:
         """Return the bare client library."""
@@ -53,7 +62,7 @@ class S3Server(ABC):
         return minio.Minio(
             self.endpoint,
             ACCESS_KEY,
-            SECRET_KEY,
+            self.secret_key,
             secure=False,
             region="us-east-1",
             http_client=pool,

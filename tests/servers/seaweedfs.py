@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from tests.servers.s3 import ACCESS_KEY, SECRET_KEY, S3Server, program
+from tests.servers.s3 import ACCESS_KEY, S3Server, program
 
 
 class SeaweedFs(S3Server):
@@ -18,13 +18,13 @@ class SeaweedFs(S3Server):
         return 8
 
     def prepare(self) -> None:
+        (self.folder / "data").mkdir()
         identity = {
             "name": "tests",
-            "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
+            "credentials": [{"accessKey": ACCESS_KEY, "secretKey": self.secret_key}],
             "actions": ["Admin", "Read", "Write", "List", "Tagging"],
         }
         (self.folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
-        (self.folder / "data").mkdir(exist_ok=True)
 
     def command(self) -> tuple[Sequence[str], Mapping[str, str]]:
         s3, s3_grpc, master, master_grpc, volume, volume_grpc, filer, filer_grpc = self.ports

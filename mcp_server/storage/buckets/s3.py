@@ -48,7 +48,7 @@ async def open_bucket(name: str, url: str) -> AsyncGenerator[Bucket]:
         await threads.run(_look, client, name, address)
         yield Bucket(name, S3Bucket(client, threads, address), _MODES[mode])
     finally:
-        await threads.close()
+        await threads.close(client.interrupt)
         client.close()
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import socket
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from http import HTTPStatus
+from weakref import WeakSet
 from xml.etree.ElementTree import Element, ParseError, SubElement, tostring
 
 import urllib3
@@ -40,26 +43,49 @@ NO_SERVER = (InvalidResponseError, ParseError, ValueError)
 FAILURES = (MinioException, HTTPError, OSError, *NO_SERVER)
 
 
-class _Connection(HTTPConnection):
-    def connect(self) -> None:
-        super().connect()
+class Sockets:
+    """The open connections of one client: whoever ends it need not wait for a server that is silent."""
+
+    def __init__(self) -> None:
+        self._open: WeakSet[socket.socket] = WeakSet()
+        self._over = False
+
+    def add(self, opened: socket.socket) -> None:
         # Else the time to connect would bound the sending of the first request too, a whole part.
-        self.sock.settimeout(SILENCE_SECONDS)
+        opened.settimeout(SILENCE_SECONDS)
+        self._open.add(opened)
+        if self._over:
+            self.interrupt()
 
+    def interrupt(self) -> None:
+        """Let every call fail that is in progress, and every later one."""
+        self._over = True
+        for opened in list(self._open):
+            with contextlib.suppress(OSError):  # closed already
+                opened.shutdown(socket.SHUT_RDWR)
 
-class _SecureConnection(HTTPSConnection):
-    def connect(self) -> None:
-        super().connect()
-        if self.sock is not None:
-            self.sock.settimeout(SILENCE_SECONDS)
+    def pools(self) -> dict[str, type[urllib3.HTTPConnectionPool]]:
+        """Return the classes of connection pools, by scheme, whose connections are added here."""
+        add = self.add
 
+        class Connection(HTTPConnection):
+            def connect(self) -> None:
+                super().connect()
+                add(self.sock)
 
-class _Pool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _Connection  # pyright: ignore[reportAssignmentType] - as urllib3's own are
+        class SecureConnection(HTTPSConnection):
+            def connect(self) -> None:
+                super().connect()
+                if self.sock is not None:
+                    add(self.sock)
 
+        class Pool(urllib3.HTTPConnectionPool):
+            ConnectionCls = Connection  # pyright: ignore[reportAssignmentType] - as urllib3's own are
 
-class _SecurePool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _SecureConnection  # pyright: ignore[reportAssignmentType]
+        class SecurePool(urllib3.HTTPSConnectionPool):
+            ConnectionCls = SecureConnection  # pyright: ignore[reportAssignmentType]
+
+        return {"http": Pool, "https": SecurePool}
 
 
 class Client(Minio):
@@ -80,7 +106,8 @@ class Client(Minio):
                 respect_retry_after_header=False,
             ),
         )
-        pool.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
+        self._sockets = Sockets()
+        pool.pool_classes_by_scheme = self._sockets.pools()
         super().__init__(
             address.endpoint,
             address.access_key,
@@ -92,6 +119,10 @@ class Client(Minio):
 
     def region_of(self, bucket: str) -> str:
         return self._get_region(bucket) or _DEFAULT_REGION
+
+    def interrupt(self) -> None:
+        """Let every call fail that is in progress, and every later one."""
+        self._sockets.interrupt()
 
     def close(self) -> None:
         self._http.clear()

@@ -47,7 +47,7 @@ async def open_engine(opening: Opening) -> AsyncGenerator[S3Store]:
             signer = Client(_public(address, opening.public_url), 1, region)
             yield LinkingS3Store(client, threads, place, signer)
     finally:
-        await threads.close()
+        await threads.close(client.interrupt)
         client.close()
 
 

@@ -88,11 +88,18 @@ class Threads:
         task.add_done_callback(self._afterwards.discard)
         await _settle({task}, LINGER_SECONDS)
 
-    async def close(self) -> None:
+    async def close(self, interrupt: Callable[[], None]) -> None:
+        """Let what cleans up come to its end, but not for ever; then `interrupt` whatever still runs."""
+        await _settle(self._afterwards, LINGER_SECONDS)
         while self._afterwards:
-            await _settle(set(self._afterwards), LINGER_SECONDS)
+            interrupt()
+            await _settle(self._afterwards, LINGER_SECONDS)
+        # What has not begun never will.
+        self._pool.shutdown(wait=False, cancel_futures=True)
         ending = asyncio.get_running_loop().run_in_executor(None, self._pool.shutdown)
+        await _settle({ending}, LINGER_SECONDS)
         while not ending.done():
+            interrupt()
             await _settle({ending}, LINGER_SECONDS)
 
 
@@ -112,8 +119,9 @@ def told(error: Exception) -> AppError:
     return Unavailable("the object store does not answer")
 
 
-async def _settle(work: Collection[asyncio.Future[Any]], seconds: float) -> None:
+async def _settle(wanted: Collection[asyncio.Future[Any]], seconds: float) -> None:
     """Wait until all is done or the time is over; a cancellation has to wait too."""
+    work = list(wanted)
     loop = asyncio.get_running_loop()
     until = loop.time() + seconds
     with anyio.CancelScope(shield=True):
