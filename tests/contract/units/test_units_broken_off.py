@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +18,7 @@ from mcp_server.services.units import intent
 from mcp_server.storage.sql.control import open_control
 from mcp_server.storage.sql.embedded import Cluster
 from mcp_server.storage.sql.postgresql import PostgresqlEngine
+from mcp_server.storage.sql.tenant_unit import TenantUnit
 from tests.contract.effect_world import begin_run, take_over
 from tests.contract.test_effects_crashes import Dying, DyingSessions, once
 from tests.contract.units.test_units import everything, state
@@ -187,6 +189,34 @@ async def test_what_is_held_lets_nobody_come_between(
     assert await world.rows(principal) == [[1]]
     await world.units.write_together(principal, keys=keys)
     assert await world.value(principal, "k1") == "other"
+
+
+@pytest.mark.parametrize(("where", "whole"), [("run", False), ("ready", False), ("commit", True)])
+async def test_a_caller_that_goes_away_leaves_all_or_nothing(
+    world: World, principal: Principal, monkeypatch: pytest.MonkeyPatch, where: str, whole: bool
+) -> None:
+    reached, go_on = asyncio.Event(), asyncio.Event()
+    original = getattr(TenantUnit, where)
+
+    async def held(*arguments: Any) -> Any:
+        reached.set()
+        await go_on.wait()
+        return await original(*arguments)
+
+    monkeypatch.setattr(TenantUnit, where, held)
+    call = asyncio.create_task(written(world, principal))
+    await reached.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    go_on.set()
+    wanted = WHOLE if whole else NOTHING
+    async with asyncio.timeout(10):
+        while await state(world, principal, 1) != wanted or await world.pending():
+            await asyncio.sleep(0.01)
+    if not whole:  # and nothing is locked any more
+        await written(world, principal)
+    await check_once(world, principal)
 
 
 async def begins(world: World, dying: Dying, who: Principal, key: str | None = None) -> int:
