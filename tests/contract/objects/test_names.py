@@ -46,6 +46,12 @@ async def test_a_hostile_key_is_refused_everywhere(
         objects.get(principal, "b", key),
         objects.open(principal, "b", key),
         objects.delete(principal, "b", key),
+        objects.stat(principal, "b", key),
+        objects.versions(principal, "b", key),
+        objects.tag(principal, "b", key, tags={}),
+        objects.copy(principal, "b", "k", "b", key),
+        objects.copy(principal, "b", key, "b", "k"),
+        objects.draft_write(principal, "b", key, text="x"),
     ):
         with pytest.raises(InvalidInput, match="key") as caught:
             await attempt

@@ -343,3 +343,36 @@ async def test_nothing_of_a_version_is_left_unnamed(
     async with control.connect() as connection:
         assert await connection.scalar(query) == 3
     assert len(await stored(blobs)) == 4
+
+
+async def test_a_step_that_comes_again_copies_and_tags_once(
+    keeping: ObjectService, principal: Principal
+) -> None:
+    await keeping.put(principal, "b", "k", text="x")
+    for _ in range(2):
+        copied = await keeping.copy(principal, "b", "k", "b", "l", idempotency_key="copy-1")
+        tagged = await keeping.tag(principal, "b", "l", tags={"a": "1"}, idempotency_key="tag-1")
+        assert copied == tagged
+        deleted = await keeping.delete(principal, "b", "k", idempotency_key="delete-1")
+        assert deleted == {"deleted": True}
+    page = await keeping.versions(principal, "b", "l")
+    assert [item["tags"] for item in page["items"]] == [{"a": "1"}, {}]
+
+
+async def test_writers_under_one_condition_copy_once(
+    objects: ObjectService, principal: Principal
+) -> None:
+    await objects.put(principal, "b", "k", text="x")
+    won: list[int] = []
+
+    async def copy(number: int) -> None:
+        try:
+            await objects.copy(principal, "b", "k", "b", "l", if_none_match="*")
+        except Conflict:
+            return
+        won.append(number)
+
+    async with anyio.create_task_group() as group:
+        for number in range(8):
+            group.start_soon(copy, number)
+    assert len(won) == 1
