@@ -13,7 +13,7 @@ from typing import Any, Literal
 from mcp_server import journal
 from mcp_server.auth.principal import OWNER
 from mcp_server.engines import Engines, open_engines
-from mcp_server.errors import AppError
+from mcp_server.errors import AppError, Conflict, InvalidInput, Unavailable
 from mcp_server.runs.context import Work
 from mcp_server.runs.following import Following, open_following
 from mcp_server.runs.record import Run, new_run_id
@@ -26,6 +26,10 @@ from mcp_server.settings import Settings
 from mcp_server.storage.sql.owner import Owner
 
 _BAR = 24
+# What a work raises comes back from its run as a code.
+_ERRORS: dict[str, type[AppError]] = {
+    kind.code: kind for kind in (Conflict, InvalidInput, Unavailable)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +113,9 @@ async def _run_of(opened: _Open, kind: str, directory: Path) -> Run:
 def _error(ended: Run) -> AppError:
     """Return why a run did not complete, as the error that it was."""
     error = ended.error or {}
-    kinds = {kind.code: kind for kind in AppError.__subclasses__()}
-    kind = kinds.get(error.get("code", ""), AppError)
-    return kind(f"{ended.kind} {ended.status}: {error.get('message', 'no reason is stored')}")
+    return _ERRORS.get(error.get("code", ""), AppError)(
+        f"{ended.kind} {ended.status}: {error.get('message', 'no reason is stored')}"
+    )
 
 
 @asynccontextmanager
