@@ -39,6 +39,7 @@ from mcp_server.services.changes import ChangeService
 from mcp_server.services.ingest import IngestService
 from mcp_server.services.kv import KvService, keeping_kv
 from mcp_server.services.models import ModelService
+from mcp_server.services.moves.importing import refuse_unfinished
 from mcp_server.services.objects import collecting
 from mcp_server.services.objects.links import LinkService
 from mcp_server.services.objects.uploads import UploadService
@@ -54,8 +55,8 @@ from mcp_server.services.undo import UndoService
 from mcp_server.services.units import UnitStores, open_units
 from mcp_server.services.vectors import VectorService
 from mcp_server.services.vectors.keeping import keeping_versions
-from mcp_server.settings import Settings
 from mcp_server.services.vectors.reading import queries_at_once
+from mcp_server.settings import Settings
 from mcp_server.sql_tools import check_sql_tools, declare_sql_tools
 from mcp_server.storage.sql.wake import TOPICS
 from mcp_server.toolbox import BusToolbox
@@ -104,6 +105,7 @@ async def open_runtime(
             open_engines(settings, derive(secret, "sql roles"))
         )
         control = engines.control
+        await refuse_unfinished(control)
         audit = Audit()
         await stack.enter_async_context(audit.writing(control))
         await stack.enter_async_context(journal.keeping_partitions(control, settings.journal_days))
