@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import io
 import json
+import random
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,6 +19,7 @@ from mcp import Client
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 from openai import AsyncOpenAI
+from tusclient.client import TusClient
 
 from tests.e2e.processes import LONG
 from tests.e2e.topology import Program, Topology, running
@@ -24,7 +28,7 @@ from tests.e2e.topology_load import Load, calling, lost, prepare, writing
 # How often each component is killed, and how many writes of each kind must follow.
 ROUNDS, WRITES, WRITERS = (5, 20, 3) if LONG else (1, 2, 1)
 # A killed server starts within seconds; how long anybody may wait for writes to go on.
-RECOVERY_SECONDS = 60.0
+RECOVERY_SECONDS = 120.0
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +126,21 @@ async def test_a_link_leads_to_the_bytes_in_the_blob_store_through_nginx(
             assert answer.history
 
 
+async def test_an_upload_goes_on_wherever_its_parts_arrive(topology: Topology) -> None:
+    body = random.Random(1).randbytes(36 * 1024 * 1024)  # more than any other request may have
+
+    def upload(key: str, chunk: int) -> None:
+        client = TusClient(f"{topology.url}/uploads/", headers=topology.headers)
+        metadata = {"bucket": "uploaded", "key": key}
+        client.uploader(file_stream=io.BytesIO(body), chunk_size=chunk, metadata=metadata).upload()
+
+    async with calling(topology.url, topology.headers) as caller:
+        for key, chunk in (("parts", 5_000_000), ("whole", len(body))):
+            await asyncio.to_thread(upload, key, chunk)
+            stat = await caller.tool("object_stat", {"bucket": "uploaded", "key": key})
+            assert stat["sha256"] == hashlib.sha256(body).hexdigest(), key
+
+
 async def test_nobody_gets_in_without_a_key_or_under_a_foreign_name(topology: Topology) -> None:
     async with aiohttp.ClientSession() as http:
         for path in ("/v1/models", "/mcp", "/sse"):
@@ -172,6 +191,20 @@ async def test_any_one_may_be_killed_and_nothing_acknowledged_is_lost(
         print("refused meanwhile:", *(f"\n  {n} x {what}" for what, n in load.refused.items()))
         assert await lost(load, RECOVERY_SECONDS) == {}
         assert load.errors == []
+
+
+@pytest.mark.timeout(300)
+async def test_servers_are_replaced_one_by_one_without_a_refusal(topology: Topology) -> None:
+    async with calling(topology.url, topology.headers) as caller:
+        load = Load(caller, kinds=("kv", "sql", "object"))
+        async with writing(load):
+            for name in ("mcp", "facade"):
+                await load.until_each_wrote(3, RECOVERY_SECONDS)
+                assert await topology.program(name).stop() == 0
+                await load.until_each_wrote(3, RECOVERY_SECONDS)
+                await topology.components[name].start()
+        assert load.errors == []
+        assert load.refused == {}
 
 
 async def test_a_server_before_its_database_says_so_and_starts_when_that_is_there(
