@@ -83,6 +83,7 @@ async def open_engines(settings: Settings, sql_secret: bytes) -> AsyncGenerator[
                 sql_secret,
                 connections=settings.sql_connections,
                 timeout_seconds=settings.sql_timeout_seconds,
+                beside_us=settings.data_url is None,
             )
         )
         databases = await _outside(stack, settings, control_url, data_url)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 
+from mcp_server.storage.sql import priority
 from mcp_server.storage.sql.wire import ConnectionLost, PostgresError, ResponseTooLarge, Session
 
 
@@ -24,6 +25,9 @@ class Connections:
 
     One tenant may use `share` of them at once, half if not given, so that its slow statements leave room
     for others. The caller's deadline bounds the wait: it cancels.
+
+    `beside_us`: the database runs on this machine, as a user whose processes this one may slow down. A
+    statement that takes long then runs at a lower priority, so that it leaves CPU to others as well.
     """
 
     def __init__(
@@ -31,11 +35,14 @@ class Connections:
         connect: Callable[[Role], Awaitable[Session]],
         limit: int,
         share: int | None = None,
+        *,
+        beside_us: bool = False,
     ) -> None:
         self._connect = connect
         self._limit = limit
         self._slots = asyncio.Semaphore(limit)
         self._share = share or max(1, limit // 2)
+        self._beside_us = beside_us and priority.is_possible()
         self._tenants: dict[str, asyncio.Semaphore] = {}
         self._users: Counter[str] = Counter()
         self._idle: OrderedDict[Session, Role] = OrderedDict()
@@ -59,8 +66,9 @@ class Connections:
                 self._slots.release()
                 raise
             try:
-                yield session
-                clean = not self._closed and await _reset(session)
+                with self._lowering(session) as lowered:
+                    yield session
+                clean = not self._closed and not lowered.kept and await _reset(session)
             except BaseException:
                 self._drop(session)
                 raise
@@ -69,6 +77,11 @@ class Connections:
                 self._slots.release()
             else:
                 self._drop(session)
+
+    def _lowering(self, session: Session) -> AbstractContextManager[priority.Lowered]:
+        if self._beside_us:
+            return priority.lowering(session.backend_pid)
+        return nullcontext(priority.Lowered(0))
 
     @asynccontextmanager
     async def _tenant(self, schema: str) -> AsyncGenerator[None]:

@@ -57,15 +57,20 @@ class _Statement:
 
 @asynccontextmanager
 async def open_postgresql(
-    data_url: str, secret: bytes, *, connections: int = 32, timeout_seconds: float = 30.0
+    data_url: str,
+    secret: bytes,
+    *,
+    connections: int = 32,
+    timeout_seconds: float = 30.0,
+    beside_us: bool = False,
 ) -> AsyncGenerator[PostgresqlEngine]:
     """Yield the engine; it connects on first use.
 
     `data_url` names a database that is this server's alone, and a role that owns it and may create
-    roles. The tenants' passwords are derived from `secret`.
+    roles. The tenants' passwords are derived from `secret`. `beside_us`: see `Connections`.
     """
     owner = Owner(data_url, secret)
-    engine = PostgresqlEngine(data_url, owner, connections, timeout_seconds)
+    engine = PostgresqlEngine(data_url, owner, connections, timeout_seconds, beside_us=beside_us)
     try:
         yield engine
     finally:
@@ -77,12 +82,18 @@ class PostgresqlEngine:
     """See `SqlEngine`. Made by `open_postgresql`."""
 
     def __init__(
-        self, data_url: str, owner: Owner, connections: int, timeout_seconds: float
+        self,
+        data_url: str,
+        owner: Owner,
+        connections: int,
+        timeout_seconds: float,
+        *,
+        beside_us: bool = False,
     ) -> None:
         self._data_url = data_url
         self._owner = owner
         self._timeout = timeout_seconds
-        self._connections = Connections(self._connect, connections)
+        self._connections = Connections(self._connect, connections, beside_us=beside_us)
         self.units: UnitEngine = TenantUnits(owner, self._connections, timeout_seconds)
 
     @property

@@ -181,6 +181,11 @@ class Session:
         return self._connection.is_closed()
 
     @property
+    def backend_pid(self) -> int:
+        """The process on the other side, by the number that its own machine knows it by."""
+        return int(self._connection.get_server_pid())
+
+    @property
     def server_version(self) -> int:
         """The major version of PostgreSQL on the other side."""
         return int(self._connection.get_server_version().major)
