@@ -228,6 +228,20 @@ async def test_a_change_is_undone_once(world: World, shelf: Shelf, principal: Pr
     assert await shelf.content() == "one"
 
 
+@pytest.mark.parametrize("deleted", [False, True])
+async def test_of_many_at_once_one_undoes(
+    world: World, shelf: Shelf, principal: Principal, deleted: bool
+) -> None:
+    await shelf.write("one")
+    await (shelf.delete() if deleted else shelf.write("two"))
+    change = (await world.last(principal))["change"]
+    calls = [world.undo.undo(principal, change) for _ in range(4)]
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    refused = [item for item in answers if isinstance(item, BaseException)]
+    assert [type(item) for item in refused] == [Conflict] * 3
+    assert await shelf.content() == "one"
+
+
 async def test_the_same_idempotency_key_undoes_once_and_answers_alike(
     world: World, shelf: Shelf, principal: Principal
 ) -> None:
