@@ -22,7 +22,7 @@ keep() {  # NAME: takes the file's text from standard input, unless the file exi
         return
     fi
     cat >"$path.new"
-    chmod 444 "$path.new"
+    chmod 644 "$path.new"
     mv "$path.new" "$path"
     echo "made $path"
 }

@@ -172,7 +172,7 @@ def test_the_secrets_are_what_the_services_take(compose: dict[str, Any], secrets
     assert set(compose["secrets"]) <= {path.name for path in secrets.iterdir()}
     for path in secrets.iterdir():
         # Containers read them under users of their own; the folder is what is closed.
-        assert stat.S_IMODE(path.stat().st_mode) == 0o444, path.name
+        assert stat.S_IMODE(path.stat().st_mode) == 0o644, path.name
     passwords = [path.read_text() for path in secrets.glob("*_password")]
     assert len(set(passwords)) == len(passwords) == 6
     assert all(re.fullmatch(r"[0-9a-f]{48}", password) for password in passwords)
