@@ -42,6 +42,7 @@ Need = tuple[Verb, str]
 NEEDS: dict[str, tuple[Need, ...]] = {
     "sql_query": (("read", "sql://main/door_t"),),
     "sql_execute": (("write", "sql://main/door_t"), ("read", "sql://main/door_t")),
+    "sql_explain": (("read", "sql://main/door_t"),),
     "sql_schema": (("read", Listing("sql://main/")),),
     "kv_get": (("read", "kv://default/door"),),
     "kv_get_many": (("read", "kv://default/door"), ("read", "kv://default/door-absent")),
