@@ -45,6 +45,13 @@ CALLS: dict[str, tuple[str, dict[str, Any], int]] = {
     "object_put": ("object_put", {"key": "k.txt", "text": "hello"}, 1),
     "object_put, over another": ("object_put", {"key": "there", "text": "hello"}, 1),
     "object_put, if absent": ("object_put", {"key": "k", "text": "a", "if_none_match": "*"}, 1),
+    "object_copy": ("object_copy", {"key": "there", "to_key": "copied"}, 1),
+    "object_copy, if absent": (
+        "object_copy",
+        {"key": "there", "to_key": "copied", "if_none_match": "*"},
+        1,
+    ),
+    "object_tag": ("object_tag", {"key": "there", "tags": {"a": "b"}}, 1),
     "object_delete": ("object_delete", {"key": "there"}, 1),
     "vector_add": ("vector_add", {"store": "s", "text": "some words", "document": "d"}, 1),
     "vector_add, unnamed": ("vector_add", {"store": "s", "text": "some other words"}, 1),
