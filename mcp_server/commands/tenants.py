@@ -15,8 +15,8 @@ from mcp_server.commands.control import control_database
 from mcp_server.engines import open_engines
 from mcp_server.errors import InvalidInput
 from mcp_server.secret import derive, server_secret
+from mcp_server.services.derived_erasure import CacheErasure, SqlErasure, VectorErasure
 from mcp_server.services.erasure import Erasure
-from mcp_server.services.sql_erasure import SqlErasure
 from mcp_server.settings import Settings
 from mcp_server.timestamps import iso
 
@@ -93,4 +93,9 @@ async def opened_erasure(settings: Settings) -> AsyncGenerator[Erasure]:
         engines = await stack.enter_async_context(open_engines(settings, secret))
         audit = Audit()
         await stack.enter_async_context(audit.writing(engines.control))
-        yield Erasure(engines.control, engines.blobs, [SqlErasure(engines.sql)], audit)
+        elsewhere = [
+            SqlErasure(engines.sql),
+            VectorErasure(engines.control, engines.vectors),
+            CacheErasure(engines.cache),
+        ]
+        yield Erasure(engines.control, engines.blobs, elsewhere, audit)

@@ -72,7 +72,7 @@ async def moved(data_dir: Path, verb: str, archive: Path, **settings: str) -> di
     return json.loads(done.stdout)
 
 
-async def test_a_deployment_moves_to_servers_and_back(
+async def test_a_deployment_moves_to_servers_and_back_without_whom_it_erased(
     data_dir: Path, scratch: Path, http: aiohttp.ClientSession
 ) -> None:
     keys = {tenant: make_key(data_dir, tenant) for tenant in ("one", "two")}
@@ -101,11 +101,14 @@ async def test_a_deployment_moves_to_servers_and_back(
             await call(
                 http, server, keys["one"], "object_put", bucket="b", key="text", text="body 2" * 100
             )
-        await moved(elsewhere, "export", second, **settings)
+        erase = ("tenants", "delete", "two", "--yes", "--json")
+        erased = await asyncio.to_thread(isthmus, elsewhere, *erase, **settings)
+        assert (erased.returncode, json.loads(erased.stdout)["left"]) == (0, {}), erased.stderr
+        assert (await moved(elsewhere, "export", second, **settings))["tenants"] == 2
     await moved(home, "import", second)
     async with serving(home) as server:
-        for key in keys.values():
-            await holds_everything(http, server, key)
+        await holds_everything(http, server, keys["one"])
+        assert (await raw.call(http, server.url, keys["two"], "kv_list", {})).status == 401
 
 
 async def test_an_export_is_of_one_moment_while_everybody_writes(
