@@ -113,6 +113,7 @@ class Topology:
         folder.chmod(0o755)
         self.folder = folder
         self.secrets = folder / "secrets"
+        self.data_dir = folder / "data"
         script = ROOT / "deploy" / "secrets.sh"
         subprocess.run(["sh", str(script), str(self.secrets)], check=True, capture_output=True)
         self.ports: dict[str, int] = dict(zip(("facade", "mcp"), free_ports(2), strict=True))
@@ -200,7 +201,7 @@ class Topology:
         return Program(
             [sys.executable, "-m", "mcp_server", *arguments, *at, *configuration],
             environment(
-                self.folder / "data",
+                self.data_dir,
                 PUBLIC_URL=self.url,
                 OBJECTS_PUBLIC_URL=self.url,
                 LOG_FORMAT="json",
