@@ -36,7 +36,7 @@ from mcp_server.services.vectors.results import Choice, best_passages
 from mcp_server.storage.sql.control import open_control
 from mcp_server.storage.sql.embedded import open_cluster
 from mcp_server.storage.vectors import Query, VectorEngine, open_vectors
-from mcp_server.storage.vectors.postgresql.shards import Shards
+from mcp_server.storage.vectors.postgresql.shards import OWN_SHARD_CHUNKS, Shards
 from tests.servers.milvus import MilvusLite
 
 QUESTIONS = 50
@@ -143,6 +143,19 @@ async def neighbours(
     )
 
 
+async def indexed(control: AsyncEngine, filled: Filled) -> None:
+    """Return when the store has its own index, if it is to have one; the engine may be at it already."""
+    if len(filled.rows) <= OWN_SHARD_CHUNKS:
+        return
+    state = text("select index_state from vector_stores where id = :id")
+    while True:
+        await Shards(control).run()
+        async with control.connect() as tx:
+            if await tx.scalar(state, {"id": filled.store.id}) == "ready":
+                return
+        await asyncio.sleep(0.5)
+
+
 async def of_engine(
     engine: VectorEngine, control: AsyncEngine, operations: Operations, count: int
 ) -> None:
@@ -153,7 +166,7 @@ async def of_engine(
     )
     begun = time.perf_counter()
     if engine.name == "postgresql":
-        await Shards(control).run()
+        await indexed(control, filled)
     else:
         await engine.flush()  # type: ignore[attr-defined]
         await asyncio.sleep(count / 1000)  # milvus-lite builds its index by itself

@@ -19,8 +19,8 @@ async def settle() -> None:
 class Crowd:
     """Calls that hold their turn until they are told to end."""
 
-    def __init__(self, at_once: int) -> None:
-        self.turns = Turns(at_once)
+    def __init__(self, at_once: int, each: int) -> None:
+        self.turns = Turns(at_once, each)
         self.began: list[str] = []
         self.running: list[tuple[str, asyncio.Event]] = []
 
@@ -37,7 +37,7 @@ class Crowd:
 
 
 async def test_a_tenant_beside_a_long_queue_waits_for_one_turn() -> None:
-    crowd = Crowd(2)
+    crowd = Crowd(2, 2)
     tasks = [asyncio.create_task(crowd.call("loud")) for _ in range(50)]
     await settle()
     assert crowd.began == ["loud", "loud"]  # alone, it has them all
@@ -52,6 +52,20 @@ async def test_a_tenant_beside_a_long_queue_waits_for_one_turn() -> None:
     await asyncio.gather(*tasks)
 
 
+async def test_what_a_tenant_may_not_take_is_there_for_the_next_at_once() -> None:
+    crowd = Crowd(4, 2)
+    tasks = [asyncio.create_task(crowd.call("loud")) for _ in range(10)]
+    await settle()
+    assert crowd.began == ["loud", "loud"]
+    tasks += [asyncio.create_task(crowd.call("quiet")) for _ in range(3)]
+    await settle()
+    assert crowd.began[2:] == ["quiet", "quiet"]
+    for _ in range(13):
+        await crowd.end(0)
+    assert len(crowd.began) == 13
+    await asyncio.gather(*tasks)
+
+
 @settings(max_examples=50, deadline=None)
 @given(
     st.lists(
@@ -59,7 +73,7 @@ async def test_a_tenant_beside_a_long_queue_waits_for_one_turn() -> None:
     )
 )
 async def test_no_turn_is_lost_or_taken_twice(steps: list[tuple[str, str]]) -> None:
-    crowd = Crowd(2)
+    crowd = Crowd(2, 2)
     tasks: list[asyncio.Task[None]] = []
     for number, (tenant, step) in enumerate(steps):
         if step == "call":

@@ -57,7 +57,7 @@ class Reading(StoreAccess):
     ) -> None:
         super().__init__(operation, control, engine)
         self._indexer = indexer
-        self._embedding = Turns(embeddings_at_once)
+        self._embedding = Turns(embeddings_at_once, embeddings_at_once // 2)
         self._searching = Turns()
 
     async def search(

@@ -8,19 +8,22 @@ from collections import Counter, deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-# More at once would only make each slower: a search keeps a processor busy, here or in the database.
-AT_ONCE = max(2, os.cpu_count() or 2)
+# More at once would only make a tenant's searches slower: each keeps a processor busy, here or in the
+# database. What one tenant may not take is there for the next: its search begins at once.
+EACH = max(2, os.cpu_count() or 2)
+AT_ONCE = 2 * EACH
 
 
 class Turns:
-    """At most `at_once` turns are taken; of those who wait, the tenant with the fewest turns goes first.
+    """At most `at_once` turns are taken, `each` by one tenant; who waits with the fewest goes first.
 
-    A tenant that is alone has them all. Beside it, another waits for one turn to end, however long the
-    first one's queue is.
+    However long one tenant's queue is, another begins at once, or waits for one turn to end if several
+    tenants share them all.
     """
 
-    def __init__(self, at_once: int = AT_ONCE) -> None:
+    def __init__(self, at_once: int = AT_ONCE, each: int = EACH) -> None:
         self._free = at_once
+        self._each = each
         self._given = 0
         self._taken: Counter[str] = Counter()
         # When each tenant that has turns or waits for some was last given one.
@@ -30,7 +33,7 @@ class Turns:
     @asynccontextmanager
     async def turn(self, tenant: str) -> AsyncGenerator[None]:
         """Wait for a turn, and have it while the context is open."""
-        if self._free:
+        if self._free and self._taken[tenant] < self._each:
             self._free -= 1
             self._give(tenant)
         else:
@@ -61,8 +64,7 @@ class Turns:
             del self._taken[tenant]
             if tenant not in self._waiting:
                 del self._last[tenant]
-        while self._waiting:
-            chosen = min(self._waiting, key=self._rank)
+        while chosen := self._next():
             queue = self._waiting[chosen]
             ready = queue.popleft()
             if not queue:
@@ -74,6 +76,10 @@ class Turns:
             if chosen not in self._waiting and chosen not in self._taken:
                 self._last.pop(chosen, None)
         self._free += 1
+
+    def _next(self) -> str | None:
+        may = [tenant for tenant in self._waiting if self._taken[tenant] < self._each]
+        return min(may, key=self._rank, default=None)
 
     def _rank(self, tenant: str) -> tuple[int, int]:
         return self._taken[tenant], self._last.get(tenant, 0)

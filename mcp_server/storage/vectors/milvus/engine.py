@@ -109,7 +109,7 @@ class MilvusVectors:
         words = await self._by_words(store, query) if plan.common else None
         look = _Look()
         if query.vector is not None:
-            await self._ask(store, query, look, plan.expression, 2 * query.depth)
+            await self._ask(store, query, look, plan, 2 * query.depth)
         for left in reversed(range(ROUNDS)):
             async with self._snapshots.connect() as tx:
                 await tx.execute(visible.PLANNING)
@@ -118,12 +118,11 @@ class MilvusVectors:
                 if not left or query.vector is None or not (seen.replaced or few):
                     return await self._finish(tx, store, query, look, seen.ids, words, finish)
             if seen.replaced:
-                newer = fields.in_generations(seen.replaced)
-                await self._ask(store, query, look, f"{plan.expression} and {newer}", query.depth)
+                newer = f"{fields.within_store(store)} and {fields.in_generations(seen.replaced)}"
+                named = replace(plan, expression=newer)
+                await self._ask(store, query, look, named, query.depth)
             if few:
-                await self._ask(
-                    store, query, look, plan.expression, min(MAX_WINDOW, 8 * look.limit)
-                )
+                await self._ask(store, query, look, plan, min(MAX_WINDOW, 8 * look.limit))
         raise AssertionError("every round ends")
 
     async def _finish(
@@ -146,11 +145,12 @@ class MilvusVectors:
         return await finish(tx, hits)
 
     async def _ask(
-        self, store: Store, query: Query, look: _Look, expression: str, limit: int
+        self, store: Store, query: Query, look: _Look, plan: visible.Plan, limit: int
     ) -> None:
-        parameters = {"metric_type": "COSINE", "params": {"ef": max(200, limit)}}
+        parameters = {"metric_type": "COSINE", "params": {"ef": max(plan.ef, limit)}}
         found = await self._collections.search(
-            store.dimensions, "dense", list(query.vector or ()), expression, limit, parameters
+            *(store.dimensions, "dense", list(query.vector or ()), plan.expression, limit),
+            parameters,
         )
         look.add(found, limit)
 

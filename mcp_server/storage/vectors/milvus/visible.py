@@ -19,6 +19,18 @@ from mcp_server.storage.vectors.words import located, rarest, restricted, terms_
 # Up to so many documents a filter is answered by naming them, which is exact and quick; milvus-lite
 # evaluates labels row by row in Python (20 ms for 1,000 rows).
 NAMED = 1000
+# How many candidates a walk over the graph keeps when all entries may be seen. The fewer may be, the more
+# it must keep: with 200, 60 % of the ten best of 100 in 30,000 were found. A server that scans such few
+# entries exactly by itself loses nothing.
+EF, MOST_EF, SPARSE_SHARE, COUNTED = 200, 4096, 0.07, 20_000
+_HELD = text(
+    """
+    select least(i.last_value, case when c.rows > 0 then 2 * c.rows + 50000 else i.last_value end)
+    from chunk_ids i, (
+        select sum(reltuples)::bigint as rows from pg_class
+        where relkind = 'r' and relname ~ '^chunk_vectors_[0-9]+$') c
+    """
+)
 
 PLANNING = text(
     "select set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true)"
@@ -27,10 +39,14 @@ PLANNING = text(
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`expression` admits all that may be seen; `common`: the query's words are in too many chunks to rank."""
+    """How to search: `expression` admits all that may be seen, `ef` is how wide the walk must be.
+
+    `common`: the query's words are in too many chunks to rank them all.
+    """
 
     expression: str
     common: bool
+    ef: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +75,19 @@ async def plan(tx: AsyncConnection, store: Store, query: Query) -> Plan:
     if query.tokens:
         terms = [term for term in (await terms_of(tx, store, query.tokens))[0] if term.frequency]
         common = len(rarest(terms)) < len(terms)
-    return Plan(expression, common)
+    ef = EF if query.vector is None else await _width(tx, store, query)
+    return Plan(expression, common, ef)
+
+
+async def _width(tx: AsyncConnection, store: Store, query: Query) -> int:
+    held = int(await tx.scalar(_HELD) or 0)
+    most = min(max(held // 2, 1), COUNTED)
+    some = restricted(select(chunk_vectors.c.id).where(within(store)), query.restriction)
+    counted = select(func.count()).select_from(some.limit(most).subquery())
+    admitted = await tx.scalar(counted) or 0
+    if admitted < min(most, SPARSE_SHARE * held):
+        return max(EF, held)  # all of the graph
+    return min(MOST_EF, max(EF, EF * held // max(1, admitted)))
 
 
 async def rarity(tx: AsyncConnection, store: Store, tokens: Sequence[str]) -> dict[str, float]:
