@@ -58,8 +58,8 @@ NEEDS: dict[str, tuple[Need, ...]] = {
     "object_stat": (("read", "object://default/door/stat.txt"),),
     "object_versions": (("read", "object://default/door/stat.txt"),),
     "object_copy": (
-        ("read", "object://default/door/stat.txt"),
         ("write", "object://default/door/copy.txt"),
+        ("read", "object://default/door/stat.txt"),
     ),
     "object_tag": (("write", "object://default/door/tag.txt"),),
     "object_link": (("read", "object://default/door/stat.txt"),),
