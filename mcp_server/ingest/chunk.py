@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 
 from mcp_server.ingest.breaks import CLOSERS, SECTION, level
@@ -16,11 +17,6 @@ from mcp_server.ingest.tokenise import MARKS, UNSPACED
 _LEAST_FILL = 0.1
 # How much of the headings stands before a chunk when it is embedded: its own words must prevail.
 MAX_CONTEXT_CHARACTERS = 160
-
-_ATOM = re.compile(
-    rf"(?P<space>\s+)|(?P<unspaced>[{UNSPACED}])|(?P<word>(?:[^\W{UNSPACED}]|[{MARKS}]){{1,100}})|.",
-    re.DOTALL,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +69,18 @@ def chunk(
     if not text or text.isspace():
         return []
     parts = sections or [Section(0, len(text))]
-    cuts = [0, *_Cutter(text, parts, measure or Words()).cuts(), len(text)]
+    allowed = measure or Words()
+    cuts = [0, *_Cutter(text, parts, allowed).cuts(), len(text)]
+    stricter = allowed.stricter(text[start:end] for start, end in pairwise(cuts))
+    if stricter is not None:
+        return chunk(text, sections, stricter)
     return [_span(text, parts, start, end) for start, end in pairwise(cuts)]
+
+
+@cache
+def _atoms(most_word: int) -> re.Pattern[str]:
+    word = rf"(?:[^\W{UNSPACED}]|[{MARKS}]){{1,{most_word}}}"
+    return re.compile(rf"(?P<space>\s+)|(?P<unspaced>[{UNSPACED}])|(?P<word>{word})|.", re.DOTALL)
 
 
 class _Cutter:
@@ -93,7 +99,7 @@ class _Cutter:
         last, space = "", ""
         sections = iter(self._sections)
         section = next(sections)
-        for atom in _ATOM.finditer(self._text):
+        for atom in _atoms(measure.most_word).finditer(self._text):
             piece = atom[0]
             price = here.cost + cost(atom.lastgroup, atom.start(), atom.end())
             if atom.lastgroup == "space":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -15,8 +15,9 @@ from typing import Any, Protocol
 Cost = Callable[[str | None, int, int], float]
 
 LEAST_TOKENS, MOST_TOKENS = 64, 8192
-# A part of a text may be more tokens than it was within the whole: its two ends are cut anew.
+# A part of a text may be more tokens than it was within the whole: its ends are cut anew.
 _ENDS = 3
+_MOST_ENDS = 24
 
 
 class Measure(Protocol):
@@ -26,9 +27,17 @@ class Measure(Protocol):
     def most_cost(self) -> float: ...
     @property
     def most_characters(self) -> float: ...
+    @property
+    def most_word(self) -> int:
+        """How many characters of a word are never parted, whatever they cost."""
+        ...
 
     def over(self, text: str) -> Cost:
         """Return what each part of a text costs."""
+        ...
+
+    def stricter(self, bodies: Iterable[str]) -> Measure | None:
+        """Return the measure to cut by instead if one of the chunks is too much by itself, None if none is."""
         ...
 
 
@@ -42,23 +51,31 @@ class Words:
 
     most_cost: float = 128 * 5
     most_characters: float = 1000
+    most_word: int = 100
 
     def over(self, text: str) -> Cost:
         """Return the costs, which need no look at the text: they go by its atoms."""
         del text
         return _by_kind
 
+    def stricter(self, bodies: Iterable[str]) -> Measure | None:
+        """Return None: words are the same alone."""
+        del bodies
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """At most `most` tokens of o200k_base, the vocabulary of OpenAI's models; a longer word stands whole."""
+    """At most `most` tokens of o200k_base, the vocabulary of OpenAI's models."""
 
     most: int
+    ends: int = _ENDS
     most_characters: float = float("inf")
+    most_word: int = 16  # at four tokens a character they fit into the smallest chunk
 
     @property
     def most_cost(self) -> float:
-        return self.most - _ENDS
+        return self.most - self.ends
 
     def over(self, text: str) -> Cost:
         """Return the costs: the tokens that begin in a part of the text."""
@@ -69,6 +86,12 @@ class Tokens:
             return bisect_left(starts, end) - bisect_left(starts, start)
 
         return begun
+
+    def stricter(self, bodies: Iterable[str]) -> Measure | None:
+        """Return one that leaves more room for ends that are cut anew, as rare scripts need."""
+        if self.ends >= _MOST_ENDS or all(count_tokens(body) <= self.most for body in bodies):
+            return None
+        return Tokens(self.most, 2 * self.ends)
 
 
 def _by_kind(kind: str | None, start: int, end: int) -> float:
