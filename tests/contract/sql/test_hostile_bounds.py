@@ -60,10 +60,10 @@ async def hurried(
 
 @pytest.mark.parametrize("statement", lines("slow.sql"))
 async def test_no_statement_takes_longer_than_the_limit(
-    hurried: SqlService, principal: Principal, statement: str
+    sql: SqlService, hurried: SqlService, principal: Principal, statement: str
 ) -> None:
-    await hurried.execute(principal, "create table if not exists victim (a int)")
-    await hurried.execute(principal, "insert into victim select g from generate_series(1, 100) g")
+    await sql.execute(principal, "create table victim (a int)")
+    await sql.execute(principal, "insert into victim select g from generate_series(1, 100) g")
     for door, options in (
         (hurried.query, {}),
         (hurried.execute, {"preview": True}),
@@ -72,8 +72,8 @@ async def test_no_statement_takes_longer_than_the_limit(
         begun = time.monotonic()
         with pytest.raises((Timeout, LimitExceeded)):
             await cast("Any", door)(principal, statement, **options)
-        assert time.monotonic() - begun < LIMIT + 5  # the machine is shared
-    assert (await hurried.query(principal, "select 1"))["rows"] == [[1]]
+        assert time.monotonic() - begun < LIMIT + 10  # the machine is shared
+    assert (await sql.query(principal, "select 1"))["rows"] == [[1]]
 
 
 @pytest.mark.parametrize("odd", ODD)
