@@ -10,9 +10,10 @@ from sqlalchemy import ColumnElement, and_, func, or_
 
 from mcp_server import policy
 from mcp_server.auth.principal import Principal
-from mcp_server.errors import NotFound
+from mcp_server.errors import NotFound, Unavailable
 from mcp_server.operation import Operation, Operations
 from mcp_server.policy import Listing, Verb
+from mcp_server.runs.outage import OUTAGE, passes
 from mcp_server.runs.queue import RunQueue
 from mcp_server.runs.record import Run
 from mcp_server.services.run_results import TOOL_KIND
@@ -58,7 +59,19 @@ class RunAccess:
         return found
 
     async def find(self, tenant: str, run: str) -> Run | None:
-        return await self._queue.load(tenant, run) if _RUN_ID.fullmatch(run) else None
+        """Look for a run, also outside an operation.
+
+        Raises:
+            Unavailable: the control database is away.
+        """
+        if not _RUN_ID.fullmatch(run):
+            return None
+        try:
+            return await self._queue.load(tenant, run)
+        except OUTAGE as error:
+            if not passes(error):
+                raise
+            raise Unavailable("an engine does not answer; try again") from error
 
 
 def listing(principal: Principal) -> tuple[Verb, str]:

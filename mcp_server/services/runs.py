@@ -11,7 +11,7 @@ import anyio
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mcp_server.auth.principal import Principal
-from mcp_server.errors import InvalidInput, Timeout
+from mcp_server.errors import InvalidInput, Timeout, Unavailable
 from mcp_server.operation import Operations
 from mcp_server.runs.events import RunEvents as EventStore
 from mcp_server.runs.fence import is_step
@@ -108,7 +108,10 @@ class RunService(RunInputs):
                     await self._watch.settle(principal.tenant, started["run"], on_event)
         except TimeoutError:
             pass
-        return run_item(await self._access.load(principal.tenant, started["run"]))
+        try:
+            return run_item(await self._access.load(principal.tenant, started["run"]))
+        except Unavailable:
+            return started  # it has begun: told of a failure, the caller would begin another one
 
     async def attend(
         self,

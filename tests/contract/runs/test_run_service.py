@@ -12,8 +12,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mcp_server import journal
 from mcp_server.auth.principal import Principal
-from mcp_server.errors import Conflict, Forbidden, InvalidInput, LimitExceeded, NotFound
+from mcp_server.errors import (
+    Conflict,
+    Forbidden,
+    InvalidInput,
+    LimitExceeded,
+    NotFound,
+    Unavailable,
+)
 from mcp_server.runs.context import RunContext
+from mcp_server.runs.queue import RunQueue
 from mcp_server.runs.record import Outcome
 from mcp_server.services import run_terms
 from mcp_server.services.runs import RunItem, RunService
@@ -346,3 +354,18 @@ async def test_cancelling_a_run_cancels_those_that_it_started(
         await reached(runs, principal, started[0], "input_required")
         await runs.cancel(principal, run)
         assert (await runs.get(principal, started[0]))["status"] == "cancelled"
+
+
+async def test_a_run_that_began_is_told_although_the_database_goes_away_then(
+    runs: RunService, principal: Principal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: Any) -> None:
+        raise ConnectionRefusedError("nobody listens")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(RunQueue, "load", away)
+        begun = await runs.run(principal, "helper", "hello", wait_seconds=0)
+        assert begun["status"] == "queued"
+        with pytest.raises(Unavailable):
+            await runs.get(principal, begun["run"])
+    assert (await runs.get(principal, begun["run"]))["run"] == begun["run"]
