@@ -133,12 +133,6 @@ async def _blobs(control: AsyncEngine, settings: Settings) -> Opening:
     )
 
 
-async def _cache(stack: AsyncExitStack, settings: Settings) -> CacheEngine:
-    if settings.redis_url is None:
-        return MemoryCache()
-    return await stack.enter_async_context(open_redis(settings.redis_url))
-
-
 async def _outside(
     stack: AsyncExitStack, settings: Settings, *own: str
 ) -> dict[str, OutsideDatabase]:

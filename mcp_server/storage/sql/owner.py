@@ -27,9 +27,7 @@ CONNECTIONS = 2
 SECONDS = 30
 INSUFFICIENT_PRIVILEGE = "42501"
 _RESTORING = "pg_catalog.set_config(text, text, boolean), pg_catalog.pg_is_in_recovery()"
-_HOLDS = text(
-    "select exists (select from pg_class where relnamespace = to_regnamespace(:schema))"
-)
+_HOLDS = text("select exists (select from pg_class where relnamespace = to_regnamespace(:schema))")
 
 
 class Owner:
