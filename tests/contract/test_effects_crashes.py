@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import LeaseLost, Unavailable
 from mcp_server.operation import Operations
+from mcp_server.placement import Placements
 from mcp_server.runs.fence import StepKey
 from mcp_server.services.objects.collector import collect_garbage, sweep_orphans
 from mcp_server.storage.sql import EffectKey, Page
@@ -225,7 +226,7 @@ async def test_a_fence_holds_before_the_new_worker_has_used_sql(
     engine: PostgresqlEngine, world: World, principal: Principal, control: AsyncEngine
 ) -> None:
     """The control database does not refuse it: as if the check had been passed just before."""
-    place = world.services.sql._place(principal.tenant)
+    place = Placements(engine.url)(principal.tenant)
     step = await begin_run(control, principal.tenant)
     checked = await engine.check(place.schema, "insert into t values (5)", writable=True)
     page = Page(10, 1000)

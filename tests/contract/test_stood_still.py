@@ -19,7 +19,7 @@ from mcp_server.operation import Operation, Operations
 from mcp_server.services.kv import KvService
 from mcp_server.services.sql import SqlService
 from mcp_server.storage.sql import control as control_database
-from mcp_server.storage.sql import postgresql
+from mcp_server.storage.sql import execution, postgresql
 from mcp_server.storage.sql.control import open_pool
 from mcp_server.storage.sql.embedded import Cluster
 from mcp_server.storage.sql.tenant_effects import Mark
@@ -81,7 +81,8 @@ async def sql(
     control: AsyncEngine,
     monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[SqlService]:
-    monkeypatch.setattr(postgresql, "IDLE_IN_TRANSACTION", f"{int(IDLE_SECONDS * 1000)}ms")
+    idle = f"{int(IDLE_SECONDS * 1000)}ms"
+    monkeypatch.setitem(execution.FIXED_SETTINGS, "idle_in_transaction_session_timeout", idle)
     async with postgresql.open_postgresql(over(cluster.data_url), SECRET) as engine:
         yield SqlService(operations, control, engine)
 

@@ -348,6 +348,8 @@ async def test_without_a_valid_key_every_route_answers_401_in_its_own_form(
         if door == "openai":
             assert body["error"]["code"] == "invalid_api_key", where
             assert set(body["error"]) == {"message", "type", "param", "code"}
+        elif door == "plain":
+            assert body["error"] == "unauthenticated", where
         else:
             assert body["jsonrpc"] == "2.0", where
             assert body["id"] is None
@@ -356,7 +358,8 @@ async def test_without_a_valid_key_every_route_answers_401_in_its_own_form(
 
 async def test_only_the_health_routes_and_the_unknown_under_v1_are_public(live: Live) -> None:
     public = {route.path for route in live.http.gate.routes if route.public}
-    assert public == {"/healthz", "/readyz", "/v1", "/v1/{path:path}"}
+    # A link is its own ticket: its token stands in the path.
+    assert public == {"/healthz", "/readyz", "/links/{token}", "/v1", "/v1/{path:path}"}
     assert all(isinstance(route, DeclaredRoute) and route.verb for route in live.http.gate.routes)
 
 

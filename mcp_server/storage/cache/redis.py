@@ -41,7 +41,7 @@ def connection_pool(url: str) -> Any:
         from redis.asyncio import BlockingConnectionPool
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise ConfigurationError(
             "ISTHMUS_REDIS_URL: the package redis is missing; install isthmus[redis]"
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from io import BytesIO
@@ -80,8 +81,10 @@ def _reach(client: Client, address: Address, place: Place) -> str:
     try:
         if not _exists(client, address.bucket):
             _make(client, address.bucket)
-        client.put_object(address.bucket, place.name("opened"), BytesIO(b"1"), 1)
-        client.remove_object(address.bucket, place.name("opened"))
+        # A name of its own: some servers fail who removes what another process has just removed.
+        probe = place.name(f"opened-{secrets.token_hex(4)}")
+        client.put_object(address.bucket, probe, BytesIO(b"1"), 1)
+        client.remove_object(address.bucket, probe)
         return client.region_of(address.bucket)
     except FAILURES as error:
         raise ConfigurationError(f"ISTHMUS_OBJECTS_URL: {_reason(error, address)}") from error
