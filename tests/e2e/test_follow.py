@@ -282,5 +282,8 @@ async def test_an_agent_whose_worker_is_killed_is_seen_alike_by_all_who_follow_i
         report("killed agent", everybody, commits)
         events = await all_agree(scene, everybody)
     assert len(events) > 200
-    assert [event["attempt"] for event in events if event["type"] == "resumed"] == [2]
+    # Whoever follows over stdio has a worker too, and hands back what it took when it leaves.
+    attempts = [event["attempt"] for event in events if event["type"] == "resumed"]
+    assert attempts
+    assert attempts == list(range(2, 2 + len(attempts)))
     await task_has_the_runs_result(scene, everybody)
