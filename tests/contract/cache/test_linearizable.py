@@ -12,6 +12,7 @@ import sys
 import time
 import uuid
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -121,9 +122,10 @@ async def pause_now_and_then(processes: list[asyncio.subprocess.Process], until:
     dice = random.Random(7)
     while time.monotonic() < until:
         process = dice.choice(processes)
-        process.send_signal(signal.SIGSTOP)
-        await asyncio.sleep(dice.random() * 3 * TTL)
-        process.send_signal(signal.SIGCONT)
+        with suppress(ProcessLookupError):  # it may be done a moment before the time is up
+            process.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(dice.random() * 3 * TTL)
+            process.send_signal(signal.SIGCONT)
         await asyncio.sleep(dice.random() * TTL)
 
 
