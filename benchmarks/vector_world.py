@@ -1,4 +1,4 @@
-"""Vectors whose nearest neighbours are known, and stores of both engines that hold them."""
+"""Vectors whose nearest neighbours are known, and stores of both engines that hold them, of one tenant or of many."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mcp_server import filters
@@ -24,8 +25,17 @@ from mcp_server.storage.vectors import (
 
 DIMENSIONS = 128
 CHUNKS_IN_DOCUMENT = 100
-# Shares of a store that filters leave: documents are numbered, `at` is a number of 0-999.
+# Shares of a store that filters leave: documents are numbered, `at` is a number of 0-999. Shares of all that
+# tenants have are written in the same thousandths.
 SHARES = {"100 %": 1000, "50 %": 500, "5 %": 50, "1 %": 10, "0.1 %": 1}
+TENANTS = {share: part for share, part in SHARES.items() if part < 1000}
+# The rest is of tenants that nobody asks about.
+OTHERS = 4
+# Scans of any index of vectors in this transaction.
+_WALKS = text(
+    "select coalesce(sum(pg_stat_get_xact_numscans(oid)), 0) from pg_class"
+    r" where relname ~ '^chunk_vectors_\d+_nearest$'"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +46,28 @@ class Cloud:
     asked: np.ndarray[Any, np.dtype[np.float32]]
 
     @classmethod
-    def of(cls, count: int, asked: int = 100, seed: int = 7) -> Cloud:
+    def of(cls, count: int, asked: int = 100, seed: int = 7, dimensions: int = DIMENSIONS) -> Cloud:
         random = np.random.default_rng(seed)
-        centres = random.normal(size=(200, DIMENSIONS))
-        place = random.integers(0, 200, count + asked)
-        points = centres[place] + 0.8 * random.normal(size=(count + asked, DIMENSIONS))
+        centres = random.normal(size=(200, dimensions)).astype(np.float32)
+        points = centres[random.integers(0, 200, count + asked)]
+        points += 0.8 * random.standard_normal(points.shape, dtype=np.float32)
         points /= np.linalg.norm(points, axis=1, keepdims=True)
-        points = points.astype(np.float32)
         return cls(points[:count], points[count:])
 
+    def parts(self) -> dict[str, Cloud]:
+        """Return the part of each tenant by name, asked the same questions; the parts have the shares of `TENANTS`."""
+        sizes = {share: part * len(self.vectors) // 1000 for share, part in TENANTS.items()}
+        left = len(self.vectors) - sum(sizes.values())
+        sizes |= {f"other {number}": left // OTHERS for number in range(OTHERS)}
+        cut: dict[str, Cloud] = {}
+        first = 0
+        for name, size in sizes.items():
+            cut[name] = Cloud(self.vectors[first : first + size], self.asked)
+            first += size
+        return cut
+
     def documents(self) -> int:
-        return len(self.vectors) // CHUNKS_IN_DOCUMENT
+        return -(-len(self.vectors) // CHUNKS_IN_DOCUMENT)
 
     def at(self, document: int) -> int:
         """Return the number that filters go by: each of 0-999 comes about as often."""
@@ -70,28 +91,46 @@ class Filled:
 
     async def search(self, question: int, below: int, depth: int = 10) -> list[int]:
         """Return the rows that the engine finds, best first."""
-        restriction = Restriction()
-        if below < 1000:
-            restriction = Restriction(filters.parse({"type": "lt", "key": "at", "value": below}))
-        query = Query(depth, self.cloud.asked[question].tolist(), None, restriction)
-        hits = await self.engine.search(self.store, query, _as_they_are)
+        hits = await self.engine.search(self.store, self.query(question, below, depth), _as_is)
         return [self.rows[hit.id] for hit in hits.dense][:depth]
 
     async def recall(self, questions: Sequence[int], below: int, k: int = 10) -> float:
         """Return the share of the exact `k` nearest that the engine finds."""
-        found = 0
+        found = wanted = 0
         for question in questions:
             exact = set(self.cloud.nearest(question, below, k))
+            wanted += len(exact)
             found += len(exact & set((await self.search(question, below, max(50, k)))[:k]))
-        return found / (k * len(questions))
+        return found / wanted
+
+    async def walks(self, below: int) -> bool:
+        """Tell whether PostgreSQL walks an index of vectors for such a search, as its statistics say."""
+
+        async def walked(tx: AsyncConnection, hits: Hits) -> bool:
+            del hits
+            return bool(await tx.scalar(_WALKS))
+
+        return await self.engine.search(self.store, self.query(0, below, 50), walked)
+
+    def query(self, question: int, below: int, depth: int) -> Query:
+        restriction = Restriction()
+        if below < 1000:
+            restriction = Restriction(filters.parse({"type": "lt", "key": "at", "value": below}))
+        return Query(depth, self.cloud.asked[question].tolist(), None, restriction)
 
 
 async def fill(
-    control: AsyncEngine, engine: VectorEngine, tenant: str, name: str, cloud: Cloud
+    control: AsyncEngine,
+    engine: VectorEngine,
+    tenant: str,
+    name: str,
+    cloud: Cloud,
+    model: str = "cloud",
 ) -> Filled:
-    """Write a cloud into a store of its own, a hundred chunks a document."""
+    """Write a cloud into a store of its own, a hundred chunks a document, as the service does."""
+    dimensions = cloud.vectors.shape[1]
     async with control.begin() as tx:
-        store = await stores.make_store(tx, tenant, name, "cloud", DIMENSIONS, engine.name)
+        store = await stores.make_store(tx, tenant, name, model, dimensions, engine.name)
     known: dict[int, int] = {}
     for number in range(cloud.documents()):
         first = number * CHUNKS_IN_DOCUMENT
@@ -118,6 +157,6 @@ async def fill(
     return Filled(engine, store, cloud, known)
 
 
-async def _as_they_are(tx: AsyncConnection, hits: Hits) -> Hits:
+async def _as_is(tx: AsyncConnection, hits: Hits) -> Hits:
     del tx
     return hits

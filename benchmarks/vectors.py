@@ -1,6 +1,6 @@
-"""Filtered recall and latency of both vector engines, and what search through MCP adds to the engine's own call.
+"""Recall and latency of a vector engine at shares of tenants and of filters, and what search through MCP adds.
 
-uv run --group dev python benchmarks/vectors.py [--count 100000] [--engine postgresql|milvus]
+PYTHONPATH=. uv run --group dev python benchmarks/vectors.py --engine postgresql|milvus --by tenant|filter [--count 100000]
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mcp.server.subscriptions import InMemorySubscriptionBus
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from benchmarks.vector_world import SHARES, Cloud, Filled, fill
+from benchmarks.vector_world import SHARES, TENANTS, Cloud, Filled, fill
 from mcp_server import journal
 from mcp_server.audit import Audit
 from mcp_server.auth.principal import OWNER_SCOPES, Principal
@@ -36,6 +36,7 @@ from mcp_server.services.vectors.results import Choice, best_passages
 from mcp_server.storage.sql.control import open_control
 from mcp_server.storage.sql.embedded import open_cluster
 from mcp_server.storage.vectors import Query, VectorEngine, open_vectors
+from mcp_server.storage.vectors.milvus import visible
 from mcp_server.storage.vectors.postgresql.shards import OWN_SHARD_CHUNKS, Shards
 from tests.servers.milvus import MilvusLite
 
@@ -66,17 +67,50 @@ async def times(call: Callable[[int], Awaitable[Any]], count: int = QUESTIONS) -
     return spent
 
 
-async def table(filled: Filled) -> None:
+async def measured(filled: Filled, below: int, expected: str) -> str:
+    """Return recall, p50 and p95 of a share as cells of a table."""
+    recall = await filled.recall(range(QUESTIONS), below)
+    spent = sorted(await times(lambda n: filled.search(n, below, 50)))
+    p95 = spent[int(len(spent) * 0.95)]
+    return f"{expected} | {recall:.3f} | {statistics.median(spent):.1f} | {p95:.1f} |"
+
+
+async def by_which(filled: Filled, below: int, control: AsyncEngine) -> str:
+    """Return what answers searches of a share: as PostgreSQL's statistics say, as our plan for Milvus does."""
+    if filled.engine.name == "postgresql":
+        return "HNSW" if await filled.walks(below) else "exact"
+    async with control.connect() as tx:
+        plan = await visible.plan(tx, filled.store, filled.query(0, below, 50))
+    return f"HNSW, ef {plan.ef}" + (", named" if "generation in" in plan.expression else "")
+
+
+HEAD = "| share | rows | searched by | recall@10 | p50 ms | p95 ms |\n|---|---|---|---|---|---|"
+
+
+async def by_filter(filled: Filled, control: AsyncEngine) -> None:
     """Print recall and p50 for each share of the store that a filter leaves."""
-    print(f"\n{filled.engine.name}, {len(filled.cloud.vectors)} vectors of 128 dimensions, k = 10")
-    print("| share | recall@10 | p50 ms | p95 ms |\n|---|---|---|---|")
+    count = len(filled.cloud.vectors)
+    print(
+        f"\n{filled.engine.name}: a filter's share of one store of {count} vectors, k = 10\n{HEAD}"
+    )
     for share, below in SHARES.items():
-        recall = await filled.recall(range(QUESTIONS), below)
-        spent = sorted(await times(lambda n, at=below: filled.search(n, at, 50)))
-        p95 = spent[int(len(spent) * 0.95)]
-        print(
-            f"| {share} | {recall:.3f} | {statistics.median(spent):.1f} | {p95:.1f} |", flush=True
-        )
+        which = await by_which(filled, below, control)
+        cells = await measured(filled, below, which)
+        print(f"| {share} | {count * below // 1000} | {cells}", flush=True)
+
+
+async def by_tenant(parts: dict[str, Filled], control: AsyncEngine) -> None:
+    """Print recall and p50 for each tenant's share of all vectors."""
+    count = sum(len(filled.cloud.vectors) for filled in parts.values())
+    [engine] = {filled.engine.name for filled in parts.values()}
+    print(
+        f"\n{engine}: a tenant's share of {count} vectors of {len(parts)} tenants, k = 10\n{HEAD}"
+    )
+    for share in TENANTS:
+        filled = parts[share]
+        which = await by_which(filled, 1000, control)
+        cells = await measured(filled, 1000, which)
+        print(f"| {share} | {len(filled.cloud.vectors)} | {cells}", flush=True)
 
 
 async def through_mcp(filled: Filled, control: AsyncEngine, operations: Operations) -> None:
@@ -108,82 +142,92 @@ async def through_mcp(filled: Filled, control: AsyncEngine, operations: Operatio
     print(f"through MCP {ours:.1f} ms, the engine's call {own:.1f} ms: ratio {ours / own:.2f}")
 
 
-async def neighbours(
-    quiet: Filled, loud: Filled, control: AsyncEngine, operations: Operations
-) -> None:
-    """Print the p99 of one tenant's searches while another saturates search."""
-    vectors = VectorService(operations, control, quiet.engine, Asked(quiet.cloud))
-    guest = Principal(quiet.store.tenant, "guest", OWNER_SCOPES)
+async def tenant(control: AsyncEngine, name: str) -> str:
+    async with control.begin() as tx:
+        await tx.execute(text("select create_tenant(:name)"), {"name": name})
+    return name
 
-    async def ask(who: Principal, number: int) -> None:
-        name = quiet.store.name if who is guest else loud.store.name
-        await vectors.search(who, name, str(number % QUESTIONS), mode="dense")
 
-    alone = sorted(await times(lambda n: ask(guest, n), 300))
-    asked = 0
+async def built(engine: VectorEngine, control: AsyncEngine, server: MilvusLite | None) -> str:
+    """Return what was built when all that is to have an index has it."""
+    if server is None:
+        return await shards_built(control)
+    # No flush of the engine's own may be in the way: it takes new rows only when they are idle.
+    await engine._collections.flush(0, 0)  # type: ignore[attr-defined]  # noqa: SLF001
+    return await segments_built(server)
 
-    async def saturate() -> None:
-        nonlocal asked
-        while True:
-            await ask(OWNER, asked)
-            asked += 1
 
-    async with asyncio.TaskGroup() as group:
-        crowd = [group.create_task(saturate()) for _ in range(32)]
-        beside = sorted(await times(lambda n: ask(guest, n), 300))
-        for each in crowd:
-            each.cancel()
-    before, after = alone[297], beside[297]
-    print(
-        f"p99 alone {before:.1f} ms, beside 32 loops of another tenant {after:.1f} ms: ratio {after / before:.2f}"
+async def shards_built(control: AsyncEngine) -> str:
+    """Return when each store that is to have its own index has it; the engine may be at it already."""
+    states = text(
+        "select s.id, s.index_state, count(*) from vector_stores s"
+        " join chunk_vectors v on v.store = s.id where s.engine = 'postgresql' group by s.id"
     )
-    medians = statistics.median(alone), statistics.median(beside)
-    print(
-        f"p50 alone {medians[0]:.1f} ms, beside them {medians[1]:.1f} ms; they had {asked} answers"
-    )
-
-
-async def indexed(control: AsyncEngine, filled: Filled) -> None:
-    """Return when the store has its own index, if it is to have one; the engine may be at it already."""
-    if len(filled.rows) <= OWN_SHARD_CHUNKS:
-        return
-    state = text("select index_state from vector_stores where id = :id")
     while True:
         await Shards(control).run()
         async with control.connect() as tx:
-            if await tx.scalar(state, {"id": filled.store.id}) == "ready":
-                return
+            rows = (await tx.execute(states)).all()
+        if all(row[1] == "ready" for row in rows if row[2] > OWN_SHARD_CHUNKS):
+            ready = sum(row[1] == "ready" for row in rows)
+            return f"{ready} of {len(rows)} stores have an HNSW index, the others are small"
         await asyncio.sleep(0.5)
 
 
+async def segments_built(server: MilvusLite) -> str:
+    """Return when each segment of milvus-lite has its graph.
+
+    Its `describe_index` says that all is finished at any time; the files beside the segments tell.
+    """
+    stable = 0
+    while True:
+        await asyncio.sleep(1)
+        segments = {
+            each.stem
+            for each in server.folder.glob("data/**/*.parquet")
+            if "data" in each.parent.name
+        }
+        graphs = {
+            each.name.split(".")[0] for each in server.folder.glob("data/**/*.dense.hnsw.idx")
+        }
+        stable = stable + 1 if segments and segments <= graphs else 0
+        if stable == 5:  # none is being merged
+            return f"all of {len(segments)} segments have their graph"
+
+
 async def of_engine(
-    engine: VectorEngine, control: AsyncEngine, operations: Operations, count: int
+    engine: VectorEngine,
+    control: AsyncEngine,
+    operations: Operations,
+    wanted: argparse.Namespace,
+    server: MilvusLite | None,
 ) -> None:
+    cloud, name = Cloud.of(wanted.count), engine.name
     begun = time.perf_counter()
-    filled = await fill(control, engine, OWNER.tenant, f"cloud-{engine.name}", Cloud.of(count))
+    if wanted.by == "tenant":
+        parts = {
+            share: await fill(control, engine, await tenant(control, f"t{n}-{name}"), "cloud", part)
+            for n, (share, part) in enumerate(cloud.parts().items())
+        }
+    else:
+        parts = {"all": await fill(control, engine, OWNER.tenant, f"cloud-{name}", cloud)}
     print(
-        f"\n{engine.name}: {count / (time.perf_counter() - begun):.0f} chunks/s written", flush=True
+        f"\n{name}: {wanted.count / (time.perf_counter() - begun):.0f} chunks/s written", flush=True
     )
     begun = time.perf_counter()
-    if engine.name == "postgresql":
-        await indexed(control, filled)
-    else:
-        await engine.flush()  # type: ignore[attr-defined]
-        await asyncio.sleep(count / 1000)  # milvus-lite builds its index by itself
-    print(f"indexed in {time.perf_counter() - begun:.0f} s", flush=True)
-    await table(filled)
-    await through_mcp(filled, control, operations)
-    guest = f"guest-{engine.name}"
-    async with control.begin() as tx:
-        await tx.execute(text("select create_tenant(:name)"), {"name": guest})
-    small = await fill(control, engine, guest, f"small-{engine.name}", Cloud.of(1000))
-    await neighbours(small, filled, control, operations)
+    what = await built(engine, control, server)
+    print(f"{what}, after {time.perf_counter() - begun:.0f} s more", flush=True)
+    if wanted.by == "tenant":
+        await by_tenant(parts, control)
+        return
+    await by_filter(parts["all"], control)
+    await through_mcp(parts["all"], control, operations)
 
 
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=100_000)
-    parser.add_argument("--engine", choices=["postgresql", "milvus"], action="append")
+    parser.add_argument("--engine", choices=["postgresql", "milvus"], default="postgresql")
+    parser.add_argument("--by", choices=["tenant", "filter"], default="tenant")
     wanted = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="isthmus-benchmark-"))
     folder.chmod(0o755)
@@ -195,12 +239,9 @@ async def main() -> None:
             audit = Audit()
             await stack.enter_async_context(audit.writing(control))
             operations = Operations(Limits(), audit)
-            for name in wanted.engine or ["postgresql", "milvus"]:
-                url = None
-                if name == "milvus":
-                    url = stack.enter_context(MilvusLite()).url
-                async with open_vectors(url, control) as engine:
-                    await of_engine(engine, control, operations, wanted.count)
+            server = stack.enter_context(MilvusLite()) if wanted.engine == "milvus" else None
+            async with open_vectors(server and server.url, control) as engine:
+                await of_engine(engine, control, operations, wanted, server)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
