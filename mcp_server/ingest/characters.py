@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 
-from mcp_server.ingest.source import Source, Unreadable
+from mcp_server.ingest.source import MAX_TEXT_CHARACTERS, Source, Unreadable
 
 _MARKS = (  # the longer first: UTF-32's begins with UTF-16's
     (codecs.BOM_UTF8, "utf-8"),
@@ -29,6 +29,18 @@ _GUESSED = (
     ),
     *("cp1256", "cp1250", "latin_1"),
 )
+# What may be declared, by Python's names: character sets that are in use, each decoded in one pass. Others
+# take the square of the length (punycode, idna) or make halves of surrogate pairs (utf-7, escapes).
+_DECLARABLE = (
+    frozenset(_GUESSED)
+    | {f"iso8859-{part}" for part in (*range(1, 12), *range(13, 17))}
+    | {f"cp{page}" for page in (437, 850, 852, 855, 857, 858, 862, 864, 866, 874, 949, 950)}
+    | {f"cp{page}" for page in range(1250, 1259)}
+    | {f"utf-{size}{order}" for size in (16, 32) for order in ("", "-le", "-be")}
+    | {"utf-8", "utf-8-sig", "ascii", "koi8-r", "koi8-u", "mac-roman", "mac-cyrillic", "tis-620"}
+    | {"gb2312", "gbk", "hz", "big5hkscs", "shift_jis", "shift_jis_2004", "shift_jisx0213", "johab"}
+    | {"euc_jis_2004", "euc_jisx0213", "iso2022_jp", "iso2022_jp_1", "iso2022_jp_2", "iso2022_kr"}
+)
 _ABOUT = 0.05
 _SAMPLE = 32_768
 _LEAST_WIDE = 16
@@ -36,13 +48,15 @@ _LEAST_WIDE = 16
 _CONTROL = frozenset(range(32)) - {7, 8, 9, 10, 11, 12, 13, 27}
 
 
-def decode(source: Source) -> str:
-    """Return the text of a document that is text.
+def decode(source: Source, *, markup: bool = False) -> str:
+    """Return the text of a document that is text, or `markup` around one.
 
     Raises:
-        Unreadable: it is in no known encoding, not in the declared one, or no text at all.
+        Unreadable: it is in no known encoding, not in the declared one, no text at all, or too long.
     """
     text = _decoded(source)
+    if len(text) > MAX_TEXT_CHARACTERS and not markup:
+        raise Unreadable(f"its text has more than {MAX_TEXT_CHARACTERS} characters; split it")
     at = text.find("\0")
     if at >= 0:
         raise Unreadable(f"it is no text: it holds U+0000 at character {at}")
@@ -70,13 +84,14 @@ def _decoded(source: Source) -> str:
 
 
 def _known(charset: str | None) -> str | None:
-    """Return Python's name of a declared text encoding, None for one that it does not know."""
+    """Return Python's name of a declared text encoding, None for one that is not read here."""
     if not charset:
         return None
     try:
         found = codecs.lookup(charset.strip("\"' "))
-        "".encode(found.name)  # refuses what is no text encoding, such as base64
     except (LookupError, ValueError):
+        return None
+    if found.name not in _DECLARABLE:
         return None
     # Browsers' rule: what calls itself so is nearly always the larger encoding.
     return {"gb2312": "gb18030", "gbk": "gb18030", "iso8859-1": "cp1252", "ascii": "utf-8"}.get(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -74,7 +75,8 @@ def chunk(
     stricter = allowed.stricter(text[start:end] for start, end in pairwise(cuts))
     if stricter is not None:
         return chunk(text, sections, stricter)
-    return [_span(text, parts, start, end) for start, end in pairwise(cuts)]
+    ends = [part.end for part in parts]
+    return [_span(text, parts, ends, start, end) for start, end in pairwise(cuts)]
 
 
 @cache
@@ -151,7 +153,9 @@ def _best(breaks: dict[float, _Point], start: _Point, here: _Point, measure: Mea
     return max(usable.values(), key=lambda point: point.position, default=here)
 
 
-def _span(text: str, sections: Sequence[Section], start: int, end: int) -> Span:
+def _span(
+    text: str, sections: Sequence[Section], ends: Sequence[int], start: int, end: int
+) -> Span:
     visible = start + len(text[start:end]) - len(text[start:end].lstrip())
-    holding = next((part for part in sections if part.end > visible), sections[-1])
+    holding = sections[min(bisect_right(ends, visible), len(sections) - 1)]
     return Span(start, end, holding.headings, holding.page)

@@ -9,7 +9,7 @@ from typing import Protocol, cast
 
 from mcp_server.ingest import parse
 from mcp_server.ingest.parsed import Parsed
-from mcp_server.ingest.source import Source, Unreadable
+from mcp_server.ingest.source import MAX_SECTIONS, MAX_TEXT_CHARACTERS, Source, Unreadable
 
 _HEAD = 4096
 # Types that say nothing: given by whoever did not know better.
@@ -65,3 +65,19 @@ def find(media_type: str, source: Source) -> str:
     raise Unreadable(
         f"{media_type[:80]} is of no kind that can be read ({', '.join(sorted(known))})"
     )
+
+
+def parsed_as(name: str, source: Source) -> Parsed:
+    """Return a document of a format, parsed here and now.
+
+    Raises:
+        Unreadable: it cannot be read, is empty, or has more text or parts than a document may.
+    """
+    parsed = formats()[name].parse(source)
+    if not parsed.text.strip():
+        raise Unreadable("it is empty")
+    if len(parsed.text) > MAX_TEXT_CHARACTERS:
+        raise Unreadable(f"its text has more than {MAX_TEXT_CHARACTERS} characters; split it")
+    if len(parsed.sections) > MAX_SECTIONS:
+        raise Unreadable(f"it has more than {MAX_SECTIONS} parts; split it")
+    return parsed

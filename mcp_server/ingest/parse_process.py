@@ -36,11 +36,11 @@ def bound() -> None:
 
 def answer(given: dict[str, Any], body: bytes) -> dict[str, Any]:
     """Parse a document of the format `given["format"]`: `{parsed}`, or `{unreadable}` with the reason."""
-    from mcp_server.ingest.formats import formats
+    from mcp_server.ingest.formats import parsed_as
     from mcp_server.ingest.source import Source, Unreadable
 
     try:
-        parsed = formats()[given["format"]].parse(Source(body, given["charset"], given["name"]))
+        parsed = parsed_as(given["format"], Source(body, given["charset"], given["name"]))
     except Unreadable as error:
         return {"unreadable": str(error)}
     except (MemoryError, RecursionError):

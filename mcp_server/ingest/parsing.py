@@ -54,18 +54,9 @@ class Parser:
         source = Source(body, charset, name)
         kind = formats.find(media_type, source)
         if len(body) <= formats.formats()[kind].INLINE_BYTES:
-            return await anyio.to_thread.run_sync(_parse, kind, source)
+            return await anyio.to_thread.run_sync(formats.parsed_as, kind, source)
         async with self._slots:
             return await _apart(kind, source)
-
-
-def _parse(kind: str, source: Source) -> Parsed:
-    parsed = formats.formats()[kind].parse(source)
-    if not parsed.text.strip():
-        raise Unreadable("it is empty")
-    if len(parsed.text) > MAX_TEXT_CHARACTERS:
-        raise Unreadable(f"its text has more than {MAX_TEXT_CHARACTERS} characters; split it")
-    return parsed
 
 
 def _declared(content_type: str | None) -> tuple[str, str | None]:
@@ -93,7 +84,8 @@ async def _apart(kind: str, source: Source) -> Parsed:
             raise Unreadable("it takes too long to read; split it") from error
         finally:
             await _end(await starting)
-    return _parsed(told, code)
+    # A large answer takes a while to read.
+    return await anyio.to_thread.run_sync(_parsed, told, code)
 
 
 async def _start(given: IO[bytes]) -> asyncio.subprocess.Process:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 # Of the text of one document, whatever it was parsed from.
 MAX_TEXT_CHARACTERS = 8_000_000
+MAX_SECTIONS = 100_000
 
 
 class Unreadable(ValueError):

@@ -119,7 +119,7 @@ SUFFIXES = (
     ),
     *(".dockerfile", ".cmake", ".gradle", ".sol", ".v", ".vhd", ".asm", ".s"),
 )
-INLINE_BYTES = 1 << 30  # linear
+INLINE_BYTES = 262_144  # its sections may be as many as its lines
 
 _LINE = re.compile(r"[^\n]*\n|[^\n]+\Z")
 _DEFINITION = re.compile(

@@ -12,7 +12,7 @@ from mcp_server.ingest.source import Source, Unreadable
 
 MEDIA_TYPES = ("text/csv", "text/tab-separated-values", "application/csv")
 SUFFIXES = (".csv", ".tsv")
-INLINE_BYTES = 1 << 30  # it is only looked at, and in one pass
+INLINE_BYTES = 262_144  # its lines are looked at at once
 
 _DELIMITERS = ",;\t|"
 _QUOTED = re.compile(r'"[^"]*"')

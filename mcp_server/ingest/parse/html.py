@@ -16,8 +16,10 @@ MEDIA_TYPES = ("text/html", "application/xhtml+xml")
 SUFFIXES = (".html", ".htm", ".xhtml")
 INLINE_BYTES = 0
 
+# Possessive: it is tried on whatever somebody sends, and nothing in it may be tried twice.
 _BEGINNING = re.compile(
-    rb"\s*(?:<!--.*?-->\s*)*(?:<!doctype html|<html[\s>])", re.IGNORECASE | re.DOTALL
+    rb"\s*+(?:<!--(?:(?!-->).)*+-->\s*+)*+(?:<!doctype html|<html[\s>])",
+    re.IGNORECASE | re.DOTALL,
 )
 _CHARSET = re.compile(
     rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_-]{1,40})", re.IGNORECASE
@@ -95,7 +97,7 @@ def parse(source: Source) -> Parsed:
     html: Any = import_module("lxml.html")  # its types are not whole
     declared = _CHARSET.search(source.body[:4096])
     charset = source.charset or (declared[1].decode() if declared else None)
-    text = decode(Source(source.body, charset, source.name))
+    text = decode(Source(source.body, charset, source.name), markup=True)
     parser = html.HTMLParser(
         encoding="utf-8", no_network=True, remove_comments=True, remove_pis=True
     )

@@ -15,7 +15,7 @@ MEDIA_TYPES = (
     "application/ld+json",
 )
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".geojson")
-INLINE_BYTES = 1 << 30  # linear
+INLINE_BYTES = 262_144  # values may take forty times their text
 
 
 def sniff(head: bytes) -> bool:

@@ -14,7 +14,7 @@ SUFFIXES = (".md", ".markdown", ".mdown")
 INLINE_BYTES = 32_768
 
 _LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+\Z")
-_MARKUP = re.compile(r"[*_`~]+|!?\[|\]\([^)]*\)|\]")
+_MARKUP = re.compile(r"[*_`~]+|!?\[|\]\([^)]{0,1000}\)|\]")
 # What tools keep above the text between two lines of dashes, which would make it a heading.
 _FRONT = re.compile(r"\A---[ \t]*\r?\n(?:.*\r?\n){0,200}?---[ \t]*(?:\r?\n|\Z)")
 _MOST_HEADING = 200

@@ -8,7 +8,7 @@ from mcp_server.ingest.source import Source, Unreadable
 
 MEDIA_TYPES = ("text/plain",)
 SUFFIXES = (".txt", ".text", ".log", ".rst", ".adoc", ".org", ".tex", ".srt", ".vtt")
-INLINE_BYTES = 1 << 30  # linear
+INLINE_BYTES = 1_048_576  # decoding more would hold the server up
 
 
 def sniff(head: bytes) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -274,7 +275,17 @@ BROKEN = {
     "a zip bomb": (bomb(200 * MIB), DOCX, "unpacks to more than"),
     "a small bomb": (bomb(20 * MIB), DOCX, "broken|more than 8000000 characters"),
     "a huge file": (b"x" * (32 * MIB + 1), "text/plain", "more than 33554432 bytes"),
+    "many parts": (
+        b"".join(b"def f%d\n" % n for n in range(100_001)),
+        "text/x-python",
+        "100000 parts",
+    ),
     "a huge text": (b"word " * 2 * MIB, "text/plain", "more than 8000000 characters"),
+    "huge JSON": (
+        b"[" + b"[]," * 3 * MIB + b"[]]",
+        "application/json",
+        "more than 8000000 characters",
+    ),
 }
 
 
@@ -320,6 +331,50 @@ async def test_hostile_html_ends_within_its_bounds(page: str) -> None:
 async def test_hostile_markdown_ends_within_its_bounds(text: str) -> None:
     async with asyncio.timeout(20):
         assert (await parse(text.encode(), "text/markdown")).text == text
+
+
+async def test_a_hostile_beginning_is_looked_at_once() -> None:
+    """What a document is, is decided in the server's own process, where nothing could end it."""
+    begun = time.perf_counter()
+    assert (await parse(b"<!---->" * 24 + b"x")).text.endswith("x")
+    assert (await parse(b"<!-- " * 24 + b"x")).text.endswith("x")
+    assert time.perf_counter() - begun < 2
+    page = b" <!-- a -- > b --> \n<!----><!DOCTYPE html><p>A page.</p>"
+    assert (await parse(page)).media_type == "text/html"
+
+
+@pytest.mark.parametrize(
+    "charset", ["punycode", "idna", "utf-7", "unicode_escape", "raw-unicode-escape"]
+)
+async def test_encodings_that_are_no_character_sets_are_not_decoded(charset: str) -> None:
+    """Some take the square of the length, some make what no database stores."""
+    text = "a-\\ud800 +2AA- bcd"
+    assert (await parse(text.encode(), f"text/plain; charset={charset}")).text == text
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("a.json", b"[" + b"[]," * 100_000 + b"[]]"),
+        ("a.csv", b"a,b\n" * 75_000),
+        ("a.py", b"x = 1\n" * 50_000),
+        ("a.txt", b"word " * 250_000),
+        ("a.md", b"word " * 10_000),
+    ],
+)
+async def test_what_is_long_is_read_in_a_process_of_its_own(
+    name: str, body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+    create = asyncio.create_subprocess_exec
+
+    async def noted(*program: str, **options: object) -> asyncio.subprocess.Process:
+        begun.append(name)
+        return await create(*program, **options)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(parsing.asyncio, "create_subprocess_exec", noted)
+    assert (await parse(body, name=name)).text == body.decode()
+    assert begun == [name]
 
 
 async def test_the_child_is_bounded_in_memory_time_and_files(
