@@ -30,6 +30,7 @@ STEPS: tuple[tuple[str, Callable[[Tour], Awaitable[None]]], ...] = (
     ("Agents: a model with a tool, run by a tool", asking.agent),
     ("OpenAI SDK: a chat whose model calls a tool through MCP", asking.openai_sdk),
 )
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # A call may wait for a model that is still loading; each call has a limit of its own.
 _HTTP_SECONDS = 300.0
 
@@ -49,19 +50,21 @@ async def demo(settings: Settings, *, url: str | None, key: str | None) -> int:
         if task is not None:
             task.cancel()
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in ENDS:
         loop.add_signal_handler(number, end, number)
     try:
-        return await _demo(Screen(), settings, url, key)
+        code = await _demo(Screen(), settings, url, key)
+        # A library may take the cancellation for its own: then the tour ends by itself.
+        return 128 + ended_by[0] if ended_by else code
     except asyncio.CancelledError:
-        if not ended_by:  # Ctrl-C: the command line knows what to do
+        if not ended_by:
             raise
         return 128 + ended_by[0]
     except BrokenPipeError:  # nobody reads any more: `isthmus demo | head`
         sys.stdout = None  # or the interpreter complains when it flushes at its end
         return 1
     finally:
-        for number in (signal.SIGTERM, signal.SIGHUP):
+        for number in ENDS:
             loop.remove_signal_handler(number)
 
 
