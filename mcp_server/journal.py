@@ -166,10 +166,12 @@ async def _refuse_forgotten(
 
 async def read_everything(
     control: AsyncEngine, after: tuple[int, int], limit: int
-) -> tuple[list[tuple[str, str]], tuple[int, int]]:
-    """Return `(tenant, uri)` of every tenant's entries after a position, and the position after them."""
+) -> tuple[Sequence[Row[Any]], tuple[int, int]]:
+    """Return `tenant`, `uri` and `labels` of all entries after a position, and the position after them."""
     query = (
-        select(journal.c.xid, journal.c.seq, journal.c.tenant, journal.c.uri)
+        select(
+            *(journal.c.xid, journal.c.seq), *(journal.c.tenant, journal.c.uri, journal.c.labels)
+        )
         .where(_BELOW_OPEN, later_than(after))
         .order_by(journal.c.xid, journal.c.seq)
         .limit(limit)
@@ -177,7 +179,7 @@ async def read_everything(
     async with control.connect() as connection:
         rows = (await connection.execute(query)).all()
     last = (int(rows[-1].xid), int(rows[-1].seq)) if rows else after
-    return [(row.tenant, row.uri) for row in rows], last
+    return rows, last
 
 
 async def read_tenant(

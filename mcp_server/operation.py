@@ -208,7 +208,7 @@ class Operations:
         begun = time.perf_counter_ns()
         outcome = "ok"
         if egress:
-            labels = (*labels, "egress")
+            labels = (*labels, policy.EGRESS)
         try:
             if metered:  # first: what is refused is a request as well
                 await self.meter(principal)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -13,6 +14,10 @@ VERBS: tuple[Verb, ...] = get_args(Verb)
 
 # What a key may do unless it is created with scopes of its own: everything in its tenant but its administration.
 DEFAULT_SCOPES = frozenset({"read", "write", "run"})
+
+
+# The label of an operation that leaves this server.
+EGRESS = "egress"
 
 
 class Listing(str):
@@ -114,9 +119,14 @@ def outside(uri: str) -> str | None:
     """
     scheme, _, rest = uri.partition("://")
     name, slash, _ = rest.partition("/")
-    if isinstance(uri, Outside):
-        return f"{scheme}://{name}/"
+    if isinstance(uri, Outside) and scheme == "object":
+        return f"{scheme}://{name}/" if slash else None
     return f"sql://{name}/" if scheme == "sql" and slash and name != "main" else None
+
+
+def journalled(uri: str, labels: Iterable[str]) -> str:
+    """Return the URI of a journal's entry as what it was: an object outside is told by its label."""
+    return Outside(uri) if uri.startswith("object://") and EGRESS in labels else uri
 
 
 def operates(principal: Principal) -> bool:

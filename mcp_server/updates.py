@@ -173,8 +173,8 @@ class Updates:
                 woken = clock()
                 news.clear()
             changes, self._position = await journal.read_everything(control, self._position, BATCH)
-            for tenant, uri in changes:
-                self._deliver(tenant, uri)
+            for entry in changes:
+                self._deliver(entry.tenant, policy.journalled(entry.uri, entry.labels))
             if len(changes) < BATCH:
                 recent = clock() - woken < POLL_SECONDS
                 await _pause(news, AFTER_WAKE_SECONDS if recent else POLL_SECONDS)
@@ -183,7 +183,7 @@ class Updates:
         self._wanted.clear()
 
     def _deliver(self, tenant: str, uri: str) -> None:
-        event = ResourceUpdated(uri=uri)
+        event = ResourceUpdated(uri=str(uri))
         for principal, listener in list(self._listeners.values()):
             if principal.tenant == tenant and policy.allows(principal, "read", uri):
                 _tell(listener, event)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -48,7 +48,7 @@ class Standing:
 class Rights(Protocol):
     """What an owner may do now: what was granted at the save, as far as the key may still do it."""
 
-    def may_read(self, uri: str) -> bool: ...
+    def may_read(self, uri: str, labels: Sequence[str]) -> bool: ...
 
 
 class Starter(Protocol):

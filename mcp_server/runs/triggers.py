@@ -184,7 +184,7 @@ async def _look(
     fitting = [
         entry
         for entry in entries
-        if condition.admits(entry.uri, entry.verb) and rights.may_read(entry.uri)
+        if condition.admits(entry.uri, entry.verb) and rights.may_read(entry.uri, entry.labels)
     ]
     own = await _own_runs(tx, found.origin, fitting)
     new = [entry for entry in fitting if entry.run not in own]

@@ -82,10 +82,18 @@ def _visible(principal: Principal) -> ColumnElement[bool]:
     seen = uri.is_not(None) if granted is None else _any_of(granted)
     if policy.operates(principal):
         return seen
-    # A database of the operator's shows its changes to those whose scopes name it.
-    outside = and_(func.starts_with(uri, "sql://"), not_(func.starts_with(uri, "sql://main/")))
-    inside = [item for item in policy.named(principal, "read", "sql://") if policy.outside(item)]
-    return or_(and_(seen, not_(outside)), _any_of(inside))
+    # A database or bucket of the operator's shows its changes to those whose scopes name it.
+    outside = or_(
+        and_(func.starts_with(uri, "sql://"), not_(func.starts_with(uri, "sql://main/"))),
+        and_(func.starts_with(uri, "object://"), schema.journal.c.labels.contains([policy.EGRESS])),
+    )
+    named = [
+        item
+        for kind in ("sql://", "object://")
+        for item in policy.named(principal, "read", kind)
+        if policy.outside(policy.Outside(item))
+    ]
+    return or_(and_(seen, not_(outside)), _any_of(named))
 
 
 def _any_of(granted: Iterable[str]) -> ColumnElement[bool]:

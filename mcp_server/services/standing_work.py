@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
@@ -114,8 +114,8 @@ class OwnerRights:
 
     principal: Principal
 
-    def may_read(self, uri: str) -> bool:
-        return policy.allows(self.principal, "read", uri)
+    def may_read(self, uri: str, labels: Sequence[str]) -> bool:
+        return policy.allows(self.principal, "read", policy.journalled(uri, labels))
 
 
 @dataclass(frozen=True, slots=True)

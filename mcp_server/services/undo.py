@@ -58,7 +58,7 @@ class UndoService:
         position = journal.parse_position(change, "change")
         async with self._operation(principal, "write", "tool://undo"):
             entry = await self._entry(principal, position)
-        if entry is None or not _is_visible(principal, entry.uri):
+        if entry is None or not _is_visible(principal, entry):
             raise NotFound(
                 f"there is no change {change!r}, or it is too old to be kept; "
                 "take it from the field change of what changes returns",
@@ -116,5 +116,6 @@ class UndoService:
             return await connection.scalar(query) is not None
 
 
-def _is_visible(principal: Principal, uri: str) -> bool:
+def _is_visible(principal: Principal, entry: Row[Any]) -> bool:
+    uri = policy.journalled(entry.uri, entry.labels)
     return policy.allows(principal, "read", uri) or policy.allows(principal, "write", uri)

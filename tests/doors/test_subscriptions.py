@@ -226,6 +226,31 @@ async def test_only_what_a_key_may_read_is_heard(
         assert await is_silent(ear)
 
 
+@pytest.mark.parametrize("kind", EARS)
+async def test_a_bucket_of_the_operators_is_heard_by_those_whose_scopes_name_it(
+    live: Live, http: aiohttp.ClientSession, kind: str
+) -> None:
+    plain = await make_key(live, "read")
+    named = await make_key(live, "read:object://shelf/*")
+    async with AsyncExitStack() as stack:
+        uri = "object://shelf/secret"
+        ear = await watch(stack, http, live, kind, plain["key"], uri)
+        other = await watch(stack, http, live, kind, named["key"], uri)
+        entry = {"version": None, "prev_version": None, "run": None, "step": None}
+        async with live.runtime.engines.control.begin() as tx:
+            await journal.append(
+                tx,
+                tenant="default",
+                subject="x",
+                verb="write",
+                uri=uri,
+                labels=["bucket:0", "egress"],
+                **entry,
+            )
+        assert await other.heard(HEARD_SECONDS) == uri
+        assert await is_silent(ear)
+
+
 async def test_a_session_may_not_subscribe_to_what_it_may_not_read(
     live: Live, http: aiohttp.ClientSession
 ) -> None:

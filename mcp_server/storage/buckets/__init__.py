@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol, cast
+from urllib.parse import parse_qsl, urlsplit
 
 from mcp_server.errors import ConfigurationError
 
@@ -117,6 +118,15 @@ async def open_buckets(configured: Sequence[str]) -> AsyncGenerator[dict[str, Bu
             _check_name(name, buckets)
             buckets[name] = await stack.enter_async_context(_opener(name, url)(name, url))
         yield buckets
+
+
+def modes(configured: Sequence[str]) -> dict[str, bool]:
+    """Return the names in `name=URL`, and whether the URL allows writing; nothing else is looked at."""
+    parts = (item.partition("=") for item in configured)
+    return {
+        name: dict(parse_qsl(urlsplit(url).query)).get("mode", "").lower() == "rw"
+        for name, _, url in parts
+    }
 
 
 def _check_name(name: str, others: Mapping[str, Bucket]) -> None:

@@ -23,6 +23,7 @@ from mcp_server.errors import (
 )
 from mcp_server.operation import Operations
 from mcp_server.services.buckets import BucketService, RoutedObjects, refuse_shadowing
+from mcp_server.services.changes import ChangeService
 from mcp_server.services.undo import UndoService
 from mcp_server.storage.buckets import open_buckets
 from mcp_server.storage.objects.file import open_file_store
@@ -165,6 +166,25 @@ async def test_writes_are_journalled_as_an_intent_and_its_outcome(
     await objects.delete(operator, "theirs", key)
     found = await journal_of(control, f"object://theirs/{key}")
     assert found == ["intent", "write", "intent", "abort", "intent", "delete"]
+
+
+async def test_changes_there_are_shown_to_those_whose_scopes_name_it(
+    objects: RoutedObjects, operations: Operations, control: AsyncEngine, principal: Principal
+) -> None:
+    changes = ChangeService(operations, control)
+    await objects.put(holding(principal, "write:object://theirs/*"), "theirs", "hush/1", text="1")
+    await objects.put(holding(principal, "write"), "own", "k", text="1")
+
+    async def seen(*scopes: str) -> set[str]:
+        page = await changes.list(holding(principal, *scopes))
+        return {item["uri"] for item in page["items"]}
+
+    own, theirs = "object://own/k", "object://theirs/hush/1"
+    assert await seen("read") == {own}
+    assert await seen("read:object://*") == {own}
+    assert await seen("read", "read:object://theirs/open/*") == {own}
+    assert await seen("read", "read:object://theirs/hush/*") == {own, theirs}
+    assert await seen("read:object://theirs/hush/1") == {theirs}
 
 
 async def test_a_repetition_with_a_key_gets_the_first_answer(

@@ -7,6 +7,7 @@ import json
 import random
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -204,6 +205,29 @@ async def test_only_what_the_owner_may_read_now_counts(
     assert [change["uri"] for change in seen["changes"]] == ["kv://default/jobs/open/1"]
     assert "secret" not in json.dumps(run.input)
     assert "write" not in run.grant_scopes
+
+
+async def test_a_change_in_a_bucket_of_the_operators_counts_for_whom_it_is_named_to(
+    clock: Clockwork, principal: Principal, control: AsyncEngine
+) -> None:
+    named = replace(principal, scopes=principal.scopes | {"read:object://shelf/*"})
+    for name, owner in (("plain", principal), ("named", named)):
+        await clock.triggers.save(owner, name, condition={"uri": "object://*"}, work=WORK)
+    async with control.begin() as tx:
+        entry = {"version": None, "prev_version": None, "run": None, "step": None}
+        await journal.append(
+            tx,
+            tenant=principal.tenant,
+            subject="x",
+            verb="write",
+            uri="object://shelf/secret",
+            labels=["bucket:0", "egress"],
+            **entry,
+        )
+    assert await clock.triggers.fire() == 1
+    (run,) = await clock.runs(principal)
+    assert [change["uri"] for change in told(run)["changes"]] == ["object://shelf/secret"]
+    assert "read:object://shelf/*" in run.grant_scopes
 
 
 async def test_a_change_that_commits_late_is_not_skipped(
