@@ -107,6 +107,7 @@ class Statement:
         uris: list[tuple[policy.Verb, str]] = [
             *(("write", base + name) for name in sorted(checked.writes)),
             *(("read", base + name) for name in sorted(checked.reads)),
+            *(("write", base + name) for name in sorted(checked.opens - checked.writes)),
         ]
         if checked.effects and not checked.writes:
             uris.append(("write", policy.Listing(base)))  # locks rows or moves a sequence

@@ -14,7 +14,8 @@ class Checked:
     """One statement that the engine agreed to run.
 
     `sql` is the text to send; `edited` says that it is not the caller's own. `kind` is the command in
-    lower case. `reads` and `writes` are names in the caller's schema. `effects`: it changes or locks
+    lower case. `reads` and `writes` are names in the caller's schema; `opens` are those that it makes a way
+    to write to, or `*` if it may cascade to any. `effects`: it changes or locks
     something, if only a sequence; `draws`: it moves a sequence by name, which no rollback takes back.
     """
 
@@ -26,6 +27,7 @@ class Checked:
     effects: bool
     edited: bool
     draws: bool = False
+    opens: frozenset[str] = frozenset()
 
     @property
     def repeatable(self) -> bool:

@@ -24,6 +24,7 @@ from mcp_server.storage.sql import (
     catalog,
 )
 from mcp_server.storage.sql.connections import Connections, Role
+from mcp_server.storage.sql.control import DISCONNECTED
 from mcp_server.storage.sql.execution import (
     BATCH_BYTES,
     BROKEN,
@@ -248,7 +249,7 @@ class OutsideEngine:
             async with asyncio.timeout(CATALOG_SECONDS), self._reader.begin() as connection:
                 await connection.execute(text("set transaction read only"))
                 yield connection
-        except (SQLAlchemyError, OSError, TimeoutError) as error:
+        except (SQLAlchemyError, *DISCONNECTED) as error:
             logger.warning("the database %r fails: %s", self._name, type(error).__name__)
             raise self._unavailable("it does not answer; try again") from None
 

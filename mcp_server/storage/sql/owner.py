@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from mcp_server.errors import Unavailable
 from mcp_server.storage.sql import Wanted, catalog, tenant_effects, tenant_erasure
 from mcp_server.storage.sql.connections import Role
+from mcp_server.storage.sql.control import DISCONNECTED
 from mcp_server.storage.sql.fence import Catalog, raise_fence
 from mcp_server.storage.sql.tenant_roles import TenantRoles
 from mcp_server.storage.sql.values import PgType
@@ -153,7 +154,7 @@ class Owner:
         try:
             async with asyncio.timeout(SECONDS), self._engine.begin() as connection:
                 yield connection
-        except (SQLAlchemyError, OSError, TimeoutError) as error:
+        except (SQLAlchemyError, *DISCONNECTED) as error:
             logger.exception("the data database fails its owner")
             state = getattr(getattr(error, "orig", None), "sqlstate", None)
             if state == INSUFFICIENT_PRIVILEGE:

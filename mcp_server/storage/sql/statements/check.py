@@ -57,7 +57,7 @@ def _check(sql: str, schema: str, writable: bool, reserved: Reserved, outside: b
     if isinstance(top, ast.ExplainStmt) and "analyze" not in _options(top):
         # Only planned, whatever it says.
         touched.reads |= touched.writes
-        touched.writes, touched.effects = set(), False
+        touched.writes, touched.opens, touched.effects = set(), set(), False
     return Checked(
         sql=sql,
         kind=words(top).lower(),
@@ -67,6 +67,7 @@ def _check(sql: str, schema: str, writable: bool, reserved: Reserved, outside: b
         effects=touched.effects,
         edited=touched.qualified,
         draws=touched.draws,
+        opens=frozenset(touched.opens),
     )
 
 

@@ -14,6 +14,7 @@ from mcp_server.storage.sql.statements.names import strings
 @dataclass(slots=True)
 class Touched:
     """`reads` and `writes` are names of relations and types; `effects`: it changes or locks something.
+    `opens` are relations that it does not write itself, and that need the same right (`openings`).
 
     Names qualified with `main` get the real `schema` in the tree; where they stood in the text is kept:
     offsets in `qualified_at`, or `qualified_list` for names of which the tree has no offset.
@@ -26,6 +27,7 @@ class Touched:
     outside: bool = False
     reads: set[str] = field(default_factory=set[str])
     writes: set[str] = field(default_factory=set[str])
+    opens: set[str] = field(default_factory=set[str])
     effects: bool = False
     draws: bool = False
     qualified_at: set[int] = field(default_factory=set[int])

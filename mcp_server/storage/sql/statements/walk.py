@@ -10,7 +10,7 @@ from typing import Any, cast
 from pglast import ast, enums
 
 from mcp_server.errors import Forbidden
-from mcp_server.storage.sql.statements import definitions, grammar, names
+from mcp_server.storage.sql.statements import definitions, grammar, names, openings
 from mcp_server.storage.sql.statements.functions import ALLOWED_FUNCTIONS, SEQUENCE_FUNCTIONS
 from mcp_server.storage.sql.statements.grammar import Reserved
 from mcp_server.storage.sql.statements.names import OWN_SCHEMA, refused, slots_of, strings
@@ -59,6 +59,7 @@ class Walk:
                 case _:
                     self._expression(node)
                     definitions.check(node, self.touched)
+                    openings.gather(node, self.touched)
             stack.extend(_children(node, ctes))
 
     def _allow(self, node: ast.Node) -> None:
