@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mcp_server.errors import LimitExceeded
 from mcp_server.services.vectors.turns import Turns
 
 
@@ -96,3 +98,23 @@ async def test_no_turn_is_lost_or_taken_twice(steps: list[tuple[str, str]]) -> N
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+
+
+async def test_beyond_a_bounded_queue_a_tenant_is_refused_and_no_other() -> None:
+    turns = Turns(2, 1, longest=3)
+    end = asyncio.Event()
+
+    async def call(tenant: str) -> None:
+        async with turns.turn(tenant):
+            await end.wait()
+
+    tasks = [asyncio.create_task(call("loud")) for _ in range(4)]
+    await settle()
+    with pytest.raises(LimitExceeded) as refused:
+        await call("loud")
+    assert refused.value.retry_after == 1
+    tasks.append(asyncio.create_task(call("quiet")))
+    await settle()
+    end.set()
+    await asyncio.gather(*tasks)
+    await call("loud")  # there is room again

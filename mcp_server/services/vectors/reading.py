@@ -35,13 +35,13 @@ MAX_K = 100
 MAX_WEIGHT = 1000.0
 # How deep each ranking goes at least: fusion needs to see more than it returns.
 MIN_DEPTH = 50
-# The embedded model embeds one query after the other; an upstream many.
-EMBEDDINGS_AT_ONCE, UPSTREAM_EMBEDDINGS_AT_ONCE = 2, 32
+# How many queries an upstream embeds at once: waiting for it keeps no processor busy here.
+UPSTREAM_EMBEDDINGS_AT_ONCE = 32
 
 
-def queries_at_once(embeddings_url: str | None) -> int:
-    """Return how many queries are embedded at once."""
-    return EMBEDDINGS_AT_ONCE if embeddings_url is None else UPSTREAM_EMBEDDINGS_AT_ONCE
+def queries_at_once(embeddings_url: str | None) -> int | None:
+    """Return how many queries are embedded at once; None: each within its search's turn, by the embedded model."""
+    return None if embeddings_url is None else UPSTREAM_EMBEDDINGS_AT_ONCE
 
 
 class Reading(StoreAccess):
@@ -53,11 +53,15 @@ class Reading(StoreAccess):
         control: AsyncEngine,
         engine: VectorEngine,
         indexer: Indexer,
-        embeddings_at_once: int = EMBEDDINGS_AT_ONCE,
+        embeddings_at_once: int | None = None,
     ) -> None:
         super().__init__(operation, control, engine)
         self._indexer = indexer
-        self._embedding = Turns(embeddings_at_once, embeddings_at_once // 2)
+        self._embedding = (
+            None
+            if embeddings_at_once is None
+            else Turns(embeddings_at_once, embeddings_at_once // 2)
+        )
         self._searching = Turns()
 
     async def search(
@@ -80,6 +84,7 @@ class Reading(StoreAccess):
         Raises:
             Conflict: the store was filled with another embedding model, and the mode is not text.
             InvalidInput: an argument is malformed. NotFound: there is no such store.
+            LimitExceeded: too many searches of the tenant wait already.
         """
         asked = content.checked_query(query)
         choice = _choice(k, mode, weights, min_score)
@@ -88,16 +93,20 @@ class Reading(StoreAccess):
         async with self._operation(principal, "read", policy.Listing(f"vector://{name}/")):
             found = await self._find(principal, name)
             vector = None
-            if mode != "text":
+            if self._embedding is not None and mode != "text":
                 async with self._embedding.turn(principal.tenant):
                     vector = await self._indexer.embed_query(found, asked)
-            wanted = Query(
-                depth=max(MIN_DEPTH, 2 * k),
-                vector=vector,
-                tokens=None if mode == "dense" else tokenise(asked),
-                restriction=Restriction(condition, visible(principal, "read", name)),
-            )
+            # One turn for all that keeps processors busy here: a tenant that embeds its next query while
+            # it looks for the last one would take two of them.
             async with self._searching.turn(principal.tenant):
+                if vector is None and mode != "text":
+                    vector = await self._indexer.embed_query(found, asked)
+                wanted = Query(
+                    depth=max(MIN_DEPTH, 2 * k),
+                    vector=vector,
+                    tokens=None if mode == "dense" else tokenise(asked),
+                    restriction=Restriction(condition, visible(principal, "read", name)),
+                )
                 results = await self._engine.search(found, wanted, best_passages(found, choice))
         return VectorResults(results=results)
 

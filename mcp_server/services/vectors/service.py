@@ -23,7 +23,7 @@ from mcp_server.services.vectors.access import parsed_filter, visible
 from mcp_server.services.vectors.content import Document
 from mcp_server.services.vectors.drafts import DeleteDraft, WriteDraft, recorded
 from mcp_server.services.vectors.indexing import Indexer, Progress
-from mcp_server.services.vectors.reading import EMBEDDINGS_AT_ONCE, Reading
+from mcp_server.services.vectors.reading import Reading
 from mcp_server.services.vectors.results import (
     VectorAdded,
     VectorDeleted,
@@ -49,7 +49,7 @@ class VectorService(Reading):
         embedder: Embedder,
         *,
         undo_days: float = 0,
-        embeddings_at_once: int = EMBEDDINGS_AT_ONCE,
+        embeddings_at_once: int | None = None,
     ) -> None:
         indexer = Indexer(control, engine, embedder, keeps=undo_days > 0)
         super().__init__(operation, control, engine, indexer, embeddings_at_once)

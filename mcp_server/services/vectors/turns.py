@@ -8,22 +8,27 @@ from collections import Counter, deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-# More at once would only make a tenant's searches slower: each keeps a processor busy, here or in the
-# database. What one tenant may not take is there for the next: its search begins at once.
-EACH = max(2, os.cpu_count() or 2)
+from mcp_server.errors import LimitExceeded
+
+# A search keeps a processor busy all the while, here or in the database. One tenant's take half of them:
+# the other half is there for the next one's, however many of the first one's wait.
+EACH = max(1, (os.cpu_count() or 2) // 2)
 AT_ONCE = 2 * EACH
+# More would only wait until their callers have given up.
+LONGEST = 256
 
 
 class Turns:
     """At most `at_once` turns are taken, `each` by one tenant; who waits with the fewest goes first.
 
     However long one tenant's queue is, another begins at once, or waits for one turn to end if several
-    tenants share them all.
+    tenants share them all. No more than `longest` of one tenant wait.
     """
 
-    def __init__(self, at_once: int = AT_ONCE, each: int = EACH) -> None:
+    def __init__(self, at_once: int = AT_ONCE, each: int = EACH, longest: int = LONGEST) -> None:
         self._free = at_once
         self._each = each
+        self._longest = longest
         self._given = 0
         self._taken: Counter[str] = Counter()
         # When each tenant that has turns or waits for some was last given one.
@@ -32,7 +37,11 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self, tenant: str) -> AsyncGenerator[None]:
-        """Wait for a turn, and have it while the context is open."""
+        """Wait for a turn, and have it while the context is open.
+
+        Raises:
+            LimitExceeded: too many of the tenant wait already.
+        """
         if self._free and self._taken[tenant] < self._each:
             self._free -= 1
             self._give(tenant)
@@ -44,6 +53,11 @@ class Turns:
             self._give_back(tenant)
 
     async def _wait(self, tenant: str) -> None:
+        queue = self._waiting.get(tenant, ())
+        if len(queue) >= self._longest:
+            raise LimitExceeded(
+                f"{len(queue)} searches of this tenant wait already; try again", retry_after=1
+            )
         ready = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(tenant, deque()).append(ready)
         try:

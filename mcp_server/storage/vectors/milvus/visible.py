@@ -20,9 +20,10 @@ from mcp_server.storage.vectors.words import located, rarest, restricted, terms_
 # evaluates labels row by row in Python (20 ms for 1,000 rows).
 NAMED = 1000
 # How many candidates a walk over the graph keeps when all entries may be seen. The fewer may be, the more
-# it must keep: with 200, 60 % of the ten best of 100 in 30,000 were found. A server that scans such few
-# entries exactly by itself loses nothing.
-EF, MOST_EF, SPARSE_SHARE, COUNTED = 200, 4096, 0.07, 20_000
+# it must keep, so that about as many of those it sees may be: with 200, 60 % of the ten best of 100 in
+# 30,000 were found. A server that scans such few entries exactly by itself loses nothing. Nothing is
+# counted further than `COUNTED`: what is more gets a walk of `MOST_EF` at most.
+EF, MOST_EF, COUNTED = 200, 4096, 20_000
 _HELD = text(
     """
     select least(i.last_value, case when c.rows > 0 then 2 * c.rows + 50000 else i.last_value end)
@@ -85,9 +86,8 @@ async def _width(tx: AsyncConnection, store: Store, query: Query) -> int:
     some = restricted(select(chunk_vectors.c.id).where(within(store)), query.restriction)
     counted = select(func.count()).select_from(some.limit(most).subquery())
     admitted = await tx.scalar(counted) or 0
-    if admitted < min(most, SPARSE_SHARE * held):
-        return max(EF, held)  # all of the graph
-    return min(MOST_EF, max(EF, EF * held // max(1, admitted)))
+    width = EF * held // max(1, admitted)
+    return max(EF, min(width, MOST_EF if admitted == most else held))
 
 
 async def rarity(tx: AsyncConnection, store: Store, tokens: Sequence[str]) -> dict[str, float]:
