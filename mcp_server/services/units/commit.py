@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,7 +101,9 @@ class Commit:
     ) -> tuple[Answer, bool]:
         together = self._together
         operation = together.operation
-        async with self._control.begin() as tx:
+        async with self._control.begin() as tx, AsyncExitStack() as beside:
+            # Before any lock: those who wait for what this holds may have every other connection.
+            early = await beside.enter_async_context(self._control.begin())
             await pass_gate(tx)
             done = await operation.replay(tx)
             if done is not None:
@@ -108,7 +111,7 @@ class Commit:
             answer = self._answer = await together.apply(tx, results)
             changed = await intents.changed_by(tx, operation.principal.tenant)
             intent = self._intent(answer, changed)
-            await self._store(intent)
+            await self._store(intent, early, beside)
             # Whoever finds the intent from here on waits for `tx`; it also shows that `tx` lives, and
             # so that its locks were there until the holds of the intent stood.
             if not await intents.take_away(tx, intent.id):
@@ -133,10 +136,12 @@ class Commit:
             answer,
         )
 
-    async def _store(self, intent: Intent) -> None:
+    async def _store(self, intent: Intent, early: AsyncConnection, beside: AsyncExitStack) -> None:
+        """Store the intent in the transaction `early`, and commit that by closing `beside`."""
         self.binding = True
         try:
-            await intents.store(self._control, intent, self._together.operation.key)
+            await intents.store(early, intent, self._together.operation.key)
+            await beside.aclose()
         except IntegrityError as error:
             self.binding = False
             raise Unavailable(

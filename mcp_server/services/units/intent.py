@@ -105,24 +105,21 @@ def writes_of(opened: Sequence[OpenedPart], changed: set[str]) -> tuple[Intended
     return tuple(writes)
 
 
-async def store(control: AsyncEngine, intent: Intent, key: str | None) -> None:
-    """Store an intent in a transaction of its own; from then on nobody else writes what it will.
+async def store(tx: AsyncConnection, intent: Intent, key: str | None) -> None:
+    """Store an intent; from the commit of `tx` on nobody else writes what it will.
 
     Raises:
         sqlalchemy.exc.IntegrityError: another unit of the same key is not settled yet.
     """
     tenant = intent.principal.tenant
     row = {"id": intent.id, "tenant": tenant, "key": key, "content": intent.content()}
-    async with control.begin() as tx:
-        await tx.execute(insert(units).values(row))
-        if intent.writes:
-            holds = [
-                {"tenant": tenant, "uri": item.uri, "unit": intent.id} for item in intent.writes
-            ]
-            await tx.execute(insert(unit_holds), holds)
-        blobs = [{"blob": blob, "unit": intent.id} for item in intent.writes for blob in item.blobs]
-        if blobs:
-            await tx.execute(insert(unit_blobs), blobs)
+    await tx.execute(insert(units).values(row))
+    if intent.writes:
+        holds = [{"tenant": tenant, "uri": item.uri, "unit": intent.id} for item in intent.writes]
+        await tx.execute(insert(unit_holds), holds)
+    blobs = [{"blob": blob, "unit": intent.id} for item in intent.writes for blob in item.blobs]
+    if blobs:
+        await tx.execute(insert(unit_blobs), blobs)
 
 
 async def take_away(tx: AsyncConnection, unit: str) -> bool:

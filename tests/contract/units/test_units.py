@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import AsyncAdaptedQueuePool, text
 
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import AppError, Conflict, Forbidden, InvalidInput, Unavailable
+from mcp_server.services.units import intent as intents
+from mcp_server.storage.sql.control import POOL_SIZE
 from tests.contract.units.world import World
 
+MOST_CONNECTIONS = 2 * POOL_SIZE
 INSERT = "insert into t values ($1) returning a"
 
 
@@ -246,3 +249,27 @@ async def test_while_a_unit_is_unsettled_nobody_else_writes_what_it_will(
     async with world.control.begin() as tx:
         await tx.execute(text("delete from units where id = 'u'"))
     await world.stores.kv.set(principal, "default", "k", 2)
+
+
+async def test_a_unit_ends_though_all_who_wait_for_its_key_hold_a_connection_each(
+    world: World, principal: Principal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has its locks, and they have every other connection that there is."""
+    writers: list[asyncio.Task[Any]] = []
+    changed_by = intents.changed_by
+    pool = cast("AsyncAdaptedQueuePool", world.control.pool)
+
+    async def crowded(*arguments: Any) -> set[str]:
+        for value in range(2 * MOST_CONNECTIONS):
+            write = world.stores.kv.set(principal, "default", "k1", f"later {value}")
+            writers.append(asyncio.create_task(write))
+        async with asyncio.timeout(20):
+            while pool.checkedout() < MOST_CONNECTIONS:
+                await asyncio.sleep(0.01)
+        return await changed_by(*arguments)
+
+    monkeypatch.setattr(intents, "changed_by", crowded)
+    done = await world.units.write_together(principal, **everything(1))
+    versions = [(await write)["version"] for write in writers]
+    assert min(versions) > done["keys"][0]["version"]
+    assert (await state(world, principal, 1))[2:] == [True, True]

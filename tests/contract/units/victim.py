@@ -46,7 +46,7 @@ POINTS: dict[str, tuple[Any, str]] = {
     "replay": (Operation, "replay"),
     "part": (OpenedPart, "apply"),
     "apply": (Together, "apply"),
-    "intent": (intent, "store"),
+    "intent": (Commit, "_store"),
     "take": (intent, "take_away"),
     "mark": (Session, "scalar"),
     "tenant commit": (TenantUnit, "commit"),
