@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
@@ -80,9 +80,16 @@ class Fetcher:
 
     @asynccontextmanager
     async def open(
-        self, url: str, *, max_bytes: int, seconds: float = MOST_SECONDS
+        self,
+        url: str,
+        *,
+        max_bytes: int,
+        seconds: float = MOST_SECONDS,
+        decide: Callable[[str], None] = lambda _: None,
     ) -> AsyncGenerator[Fetched]:
         """Open a URL whose decoded body has at most `max_bytes`; all of it is over after `seconds`.
+
+        `decide` hears of the URL and of each that it redirects to before it is asked, and raises to refuse.
 
         Raises:
             InvalidInput: the URL, or one it redirects to, is malformed or may not be reached, or answers
@@ -92,6 +99,7 @@ class Fetcher:
         try:
             async with asyncio.timeout(seconds):
                 for _ in range(MOST_REDIRECTS + 1):
+                    decide(str(target))
                     async with self._ask(target) as response:
                         location = response.headers.get("Location")
                         if response.status not in _REDIRECTS or location is None:

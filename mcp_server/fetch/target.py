@@ -17,6 +17,7 @@ _AUTHORITY = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*)(?::(?P<port>[0-9]{1,5
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 # What a number as the last label would be to some resolvers: 127.1, 0x7f.1, 2130706433, 0177.0.0.1.
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_DOT = re.compile("%2e", re.IGNORECASE)
 _PORTS = {"http": 80, "https": 443}
 # Ports that other protocols own: https://fetch.spec.whatwg.org/#port-blocking, from 1024 up.
 _FOREIGN_PORTS = frozenset(
@@ -81,7 +82,7 @@ def parse(url: str) -> Target:
     if not 0 < port < 65536:
         raise _refused(f"{port} is no port")
     path = found["rest"] if found["rest"].startswith("/") else f"/{found['rest']}"
-    return Target(scheme, _host(authority["host"]), port, _encoded(path))
+    return Target(scheme, _host(authority["host"]), port, _encoded(_undotted(path)))
 
 
 def follow(base: Target, location: str) -> Target:
@@ -102,7 +103,7 @@ def follow(base: Target, location: str) -> Target:
 
 
 def _against(path: str, location: str) -> str:
-    """Return the path that a reference without a host means; dots in it are left to the server."""
+    """Return the path that a reference without a host means, with the dots that it came with."""
     if location.startswith("/"):
         return location
     path = path.partition("?")[0]
@@ -111,6 +112,22 @@ def _against(path: str, location: str) -> str:
     if not location.partition("#")[0]:
         return path
     return path.rpartition("/")[0] + "/" + location
+
+
+def _undotted(path: str) -> str:
+    """Return a path without `.` and `..`, as browsers ask for it: what is decided is what is meant."""
+    plain, mark, query = path.partition("?")
+    parts = plain.split("/")[1:]
+    kept: list[str] = []
+    for number, part in enumerate(parts):
+        dots = _DOT.sub(".", part)
+        if dots not in {".", ".."}:
+            kept.append(part)
+            continue
+        del kept[-1 if dots == ".." else len(kept) :]
+        if number == len(parts) - 1:
+            kept.append("")
+    return f"/{'/'.join(kept)}{mark}{query}"
 
 
 def _host(text: str) -> str:

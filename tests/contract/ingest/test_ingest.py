@@ -243,6 +243,26 @@ async def test_reading_needs_the_right_to_read(runtime: Runtime, store: str) -> 
         )
 
 
+async def test_a_right_to_some_pages_leads_to_no_others(runtime: Runtime, store: str) -> None:
+    async def answer(path: str) -> AsyncIterator[bytes]:
+        to = {"/open/out": "/closed/page", "/open/on": "/open/page?x=1"}.get(path)
+        found = once(b"", f"Location: {to}", status="302 Found") if to else once(b"a page")
+        yield found
+
+    async with serving(answer) as site:
+        base = f"http://127.0.0.1:{site.port}"
+        caller = Principal(
+            "default", "someone", frozenset({f"write:vector://{store}/*", f"read:{base}/open/*"})
+        )
+        add = runtime.services.ingest.add
+        for path in ("out", "../closed/page", "x/../../closed/page", "%2E%2e/closed/page"):
+            with pytest.raises(Forbidden, match="/closed/page"):
+                await add(caller, store, Origin(url=f"{base}/open/{path}"))
+        assert [path for path, _ in site.asked] == ["/open/out"]
+        for path in ("on", "page", "x/../page"):
+            assert (await add(caller, store, Origin(url=f"{base}/open/{path}")))["chunks"] == 1
+
+
 async def test_the_query_of_a_url_is_not_in_the_audit(runtime: Runtime, store: str) -> None:
     async with serving(says(once(b"page"))) as site:
         await ingest(runtime, store, {"url": f"http://127.0.0.1:{site.port}/{store}?key=hidden"})
