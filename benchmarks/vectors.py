@@ -81,7 +81,7 @@ async def by_which(filled: Filled, below: int, control: AsyncEngine) -> str:
         return "HNSW" if await filled.walks(below) else "exact"
     async with control.connect() as tx:
         plan = await visible.plan(tx, filled.store, filled.query(0, below, 50))
-    return f"HNSW, ef {plan.ef}" + (", named" if "generation in" in plan.expression else "")
+    return f"HNSW, ef {plan.width.ef}" + (", named" if "generation in" in plan.expression else "")
 
 
 HEAD = "| share | rows | searched by | recall@10 | p50 ms | p95 ms |\n|---|---|---|---|---|---|"

@@ -7,16 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import anyio
+import numpy as np
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from benchmarks.vector_world import CHUNKS_IN_DOCUMENT, Cloud, fill
+from benchmarks.vectors import segments_built
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import ConfigurationError, Conflict, Unavailable
 from mcp_server.operation import Operations
 from mcp_server.services.vectors import VectorService
 from mcp_server.storage.vectors import VectorEngine, open_vectors
-from mcp_server.storage.vectors.milvus import garbage
+from mcp_server.storage.vectors.milvus import garbage, visible
 from tests.contract.vectors.hashed_words import HashedWords
 from tests.contract.vectors.milvus_world import entities, waiting, without_keeper
 from tests.contract.vectors.reading import LONG, MODES, found
@@ -191,3 +194,23 @@ async def test_both_engines_rank_alike(
         assert [name for name, _ in here] == [name for name, _ in there]
         scores = [score for _, score in here]
         assert scores == pytest.approx([score for _, score in there], abs=1e-4)
+
+
+async def test_a_filter_that_admits_only_what_is_far_from_the_query_is_answered_nevertheless(
+    control: AsyncEngine, principal: Principal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near = Cloud.of(3000)
+    first = near.vectors[:1]
+    vectors = near.vectors * 0.1 + first  # all of them in one direction ...
+    vectors[:CHUNKS_IN_DOCUMENT] -= 2 * first  # ... but those of the first document
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    asked = vectors[CHUNKS_IN_DOCUMENT : CHUNKS_IN_DOCUMENT + 5]
+    monkeypatch.setattr(visible, "EF", 10)  # a walk that ends long before it has seen all
+    monkeypatch.setattr(visible, "ADMITTED", 1)
+    with MilvusLite() as server:
+        async with without_keeper(server.url, control) as engine:
+            cloud = Cloud(vectors, asked)
+            filled = await fill(control, engine, principal.tenant, "cloud", cloud)
+            await engine._collections.flush(0, 0)
+            await segments_built(server)
+            assert await filled.recall(range(5), 1) >= 0.95

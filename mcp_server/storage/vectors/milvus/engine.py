@@ -110,6 +110,11 @@ class MilvusVectors:
         look = _Look()
         if query.vector is not None:
             await self._ask(store, query, look, plan, 2 * query.depth)
+            width = plan.width
+            if len(look.found) < min(look.limit, width.admitted) and width.ef < width.held:
+                # What may be seen lies far from the query: the walk ended before it came there.
+                whole = replace(plan, width=replace(width, ef=width.held))
+                await self._ask(store, query, look, whole, look.limit)
         for left in reversed(range(ROUNDS)):
             async with self._snapshots.connect() as tx:
                 await tx.execute(visible.PLANNING)
@@ -147,7 +152,7 @@ class MilvusVectors:
     async def _ask(
         self, store: Store, query: Query, look: _Look, plan: visible.Plan, limit: int
     ) -> None:
-        parameters = {"metric_type": "COSINE", "params": {"ef": max(plan.ef, limit)}}
+        parameters = {"metric_type": "COSINE", "params": {"ef": max(plan.width.ef, limit)}}
         found = await self._collections.search(
             *(store.dimensions, "dense", list(query.vector or ()), plan.expression, limit),
             parameters,

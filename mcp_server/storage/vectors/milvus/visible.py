@@ -20,10 +20,11 @@ from mcp_server.storage.vectors.words import located, rarest, restricted, terms_
 # evaluates labels row by row in Python (20 ms for 1,000 rows).
 NAMED = 1000
 # How many candidates a walk over the graph keeps when all entries may be seen. The fewer may be, the more
-# it must keep, so that about as many of those it sees may be: with 200, 60 % of the ten best of 100 in
-# 30,000 were found. A server that scans such few entries exactly by itself loses nothing. Nothing is
-# counted further than `COUNTED`: what is more gets a walk of `MOST_EF` at most.
-EF, MOST_EF, COUNTED = 200, 4096, 20_000
+# it must keep, so that it comes by enough of them: with 200, 60 % of the ten best of 100 in 30,000 were
+# found. `ADMITTED` of what it keeps may be seen, of what it looks at some times as many. More is dear: the
+# time grows with the square. A server that scans such few entries exactly by itself loses nothing. Nothing
+# is counted further than `COUNTED`: what is more gets a walk of `MOST_EF` at most.
+EF, ADMITTED, MOST_EF, COUNTED = 200, 50, 4096, 20_000
 _HELD = text(
     """
     select least(i.last_value, case when c.rows > 0 then 2 * c.rows + 50000 else i.last_value end)
@@ -39,15 +40,24 @@ PLANNING = text(
 
 
 @dataclass(frozen=True, slots=True)
+class Width:
+    """How many candidates a walk keeps; `admitted` entries may be seen, or more, of at most `held`."""
+
+    ef: int = EF
+    admitted: int = 0
+    held: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """How to search: `expression` admits all that may be seen, `ef` is how wide the walk must be.
+    """How to search: `expression` admits all that may be seen, `width` says how wide the walk must be.
 
     `common`: the query's words are in too many chunks to rank them all.
     """
 
     expression: str
     common: bool
-    ef: int
+    width: Width
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +86,19 @@ async def plan(tx: AsyncConnection, store: Store, query: Query) -> Plan:
     if query.tokens:
         terms = [term for term in (await terms_of(tx, store, query.tokens))[0] if term.frequency]
         common = len(rarest(terms)) < len(terms)
-    ef = EF if query.vector is None else await _width(tx, store, query)
-    return Plan(expression, common, ef)
+    width = Width() if query.vector is None else await _width(tx, store, query)
+    return Plan(expression, common, width)
 
 
-async def _width(tx: AsyncConnection, store: Store, query: Query) -> int:
+async def _width(tx: AsyncConnection, store: Store, query: Query) -> Width:
     held = int(await tx.scalar(_HELD) or 0)
     most = min(max(held // 2, 1), COUNTED)
     some = restricted(select(chunk_vectors.c.id).where(within(store)), query.restriction)
     counted = select(func.count()).select_from(some.limit(most).subquery())
     admitted = await tx.scalar(counted) or 0
-    width = EF * held // max(1, admitted)
-    return max(EF, min(width, MOST_EF if admitted == most else held))
+    wide = ADMITTED * held // max(1, admitted)
+    ef = max(EF, min(wide, MOST_EF if admitted == most else held))
+    return Width(ef, admitted, held)
 
 
 async def rarity(tx: AsyncConnection, store: Store, tokens: Sequence[str]) -> dict[str, float]:
