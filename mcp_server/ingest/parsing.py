@@ -8,7 +8,8 @@ import os
 import signal
 import sys
 import tempfile
-from typing import IO, Any
+from contextlib import AbstractAsyncContextManager
+from typing import IO, Any, Protocol
 
 import anyio.to_thread
 
@@ -27,14 +28,28 @@ _READ_BYTES = 1 << 20
 _PASSED_ON = ("PATH", "PYTHONPATH", "PYTHONHOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
 
 
-class Parser:
-    """Turns bytes into text, two risky documents at a time."""
+class Places(Protocol):
+    """Who may read a risky document next."""
 
-    def __init__(self) -> None:
-        self._slots = asyncio.Semaphore(AT_ONCE)
+    def turn(self, tenant: str) -> AbstractAsyncContextManager[None]:
+        """Wait for a turn, and have it while the context is open."""
+        ...
+
+
+class Parser:
+    """Turns bytes into text, risky documents in their turn: each may keep its place for a minute."""
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
 
     async def parse(
-        self, body: bytes, content_type: str | None = None, name: str = "", *, param: str
+        self,
+        body: bytes,
+        content_type: str | None = None,
+        name: str = "",
+        *,
+        param: str,
+        tenant: str = "",
     ) -> Parsed:
         """Parse a document declared as `content_type` (with a charset, if any) and `name`, if at all.
 
@@ -43,11 +58,11 @@ class Parser:
                 text; `param` is to blame, and the message says why.
         """
         try:
-            return await self._read(body, content_type, name)
+            return await self._read(body, content_type, name, tenant)
         except Unreadable as error:
             raise InvalidInput(f"{param}: {error}", param=param) from error
 
-    async def _read(self, body: bytes, content_type: str | None, name: str) -> Parsed:
+    async def _read(self, body: bytes, content_type: str | None, name: str, tenant: str) -> Parsed:
         if len(body) > MAX_DOCUMENT_BYTES:
             raise Unreadable(f"it has more than {MAX_DOCUMENT_BYTES} bytes; split it")
         media_type, charset = _declared(content_type)
@@ -55,7 +70,7 @@ class Parser:
         kind = formats.find(media_type, source)
         if len(body) <= formats.formats()[kind].INLINE_BYTES:
             return await anyio.to_thread.run_sync(formats.parsed_as, kind, source)
-        async with self._slots:
+        async with self._places.turn(tenant):
             return await _apart(kind, source)
 
 

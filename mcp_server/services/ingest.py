@@ -17,11 +17,12 @@ from mcp_server.errors import InvalidInput, LimitExceeded
 from mcp_server.fetch import Fetcher, target
 from mcp_server.ingest.measure import LEAST_TOKENS, MOST_TOKENS, Tokens
 from mcp_server.ingest.parsed import Parsed
-from mcp_server.ingest.parsing import MAX_DOCUMENT_BYTES, Parser
+from mcp_server.ingest.parsing import AT_ONCE, MAX_DOCUMENT_BYTES, Parser
 from mcp_server.operation import Operation, Operations
 from mcp_server.services.objects import ObjectService
 from mcp_server.services.vectors import VectorAdded, VectorService
 from mcp_server.services.vectors.indexing import Progress
+from mcp_server.services.vectors.turns import Turns
 from mcp_server.services.writes import Draft, Record, carry_out
 
 MOST_OBJECTS = 10_000
@@ -84,7 +85,7 @@ class IngestService:
         self._objects = objects
         self._vectors = vectors
         self._fetcher = fetcher
-        self._parser = Parser()
+        self._parser = Parser(Turns(AT_ONCE, AT_ONCE))
 
     async def add(
         self,
@@ -132,7 +133,11 @@ class IngestService:
             return Read(Parsed(text))
         plain = kind.partition(";")[0]
         body = text.encode("utf-8", "surrogatepass")
-        return Read(await self._parser.parse(body, f"{plain}; charset=utf-8", param="text"))
+        return Read(
+            await self._parser.parse(
+                body, f"{plain}; charset=utf-8", param="text", tenant=principal.tenant
+            )
+        )
 
     async def objects_under(self, principal: Principal, place: str) -> list[str]:
         """Return the `BUCKET/KEY` of each object below `BUCKET/PREFIX`, in byte order.
@@ -170,7 +175,7 @@ class IngestService:
                 )
             body = b"".join([part async for part in stream])
         kind = content_type or info["content_type"]
-        parsed = await self._parser.parse(body, kind, key, param="object")
+        parsed = await self._parser.parse(body, kind, key, param="object", tenant=principal.tenant)
         return Read(parsed, f"object://{bucket}/{key}")
 
     async def _from_url(self, principal: Principal, url: str, content_type: str | None) -> Read:
@@ -186,7 +191,9 @@ class IngestService:
             body = await fetched.read()
             kind, source = content_type or fetched.content_type, fetched.url
         name = urlsplit(source).path
-        return Read(await self._parser.parse(body, kind, name, param="url"), source)
+        return Read(
+            await self._parser.parse(body, kind, name, param="url", tenant=principal.tenant), source
+        )
 
     async def draft(self, principal: Principal, store: str, read: Read, given: _Given) -> Draft:
         """Return the store's draft of a document that was read."""

@@ -15,6 +15,8 @@ from mcp_server.errors import InvalidInput
 from mcp_server.ingest import formats, parse_process, parsing
 from mcp_server.ingest.parsed import Parsed
 from mcp_server.ingest.parsing import Parser
+from mcp_server.ingest.source import Source
+from mcp_server.services.vectors.turns import Turns
 from tests.contract.ingest.papers import encrypted_pdf, pdf, with_part, word
 
 MIB = 1024 * 1024
@@ -22,7 +24,9 @@ DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
 
 
 async def parse(body: bytes, content_type: str | None = None, name: str = "") -> Parsed:
-    parsed = await Parser().parse(body, content_type, name, param="object")
+    parsed = await Parser(Turns(parsing.AT_ONCE, parsing.AT_ONCE)).parse(
+        body, content_type, name, param="object"
+    )
     starts = [part.start for part in parsed.sections]
     ends = [part.end for part in parsed.sections]
     if parsed.sections:  # end to end
@@ -410,7 +414,9 @@ async def test_the_child_is_bounded_in_memory_time_and_files(
     try:
         for name in hostile:
             with pytest.raises(InvalidInput) as told:
-                await Parser().parse(name.encode(), param="object")
+                await Parser(Turns(parsing.AT_ONCE, parsing.AT_ONCE)).parse(
+                    name.encode(), param="object"
+                )
             assert "ISTHMUS" not in str(told.value)
             if name == "secrets":
                 assert "PATH" in str(told.value)
@@ -418,6 +424,39 @@ async def test_the_child_is_bounded_in_memory_time_and_files(
         assert not written.exists() or written.stat().st_size == 0
     finally:
         formats.formats.cache_clear()
+
+
+async def test_nobody_waits_behind_all_the_documents_of_another_tenant(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun: list[str] = []
+    ends: list[asyncio.Event] = []
+
+    async def slow(kind: str, source: Source) -> Parsed:
+        begun.append(source.name)
+        ends.append(asyncio.Event())
+        await ends[-1].wait()
+        return Parsed(kind)
+
+    monkeypatch.setattr(parsing, "_apart", slow)
+    parser = Parser(Turns(parsing.AT_ONCE, parsing.AT_ONCE))
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        for number in range(8):
+            name = f"loud{number}.pdf"
+            group.create_task(parser.parse(b"%PDF-", None, name, param="object", tenant="loud"))
+        while len(begun) < parsing.AT_ONCE:
+            await asyncio.sleep(0)
+        group.create_task(parser.parse(b"%PDF-", None, "quiet.pdf", param="object", tenant="quiet"))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        ends[0].set()
+        while len(begun) == parsing.AT_ONCE:
+            await asyncio.sleep(0)
+        assert begun[parsing.AT_ONCE] == "quiet.pdf"
+        while len(begun) < 9 or not all(end.is_set() for end in ends):
+            for end in ends:
+                end.set()
+            await asyncio.sleep(0)
 
 
 async def test_a_caller_that_leaves_ends_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
