@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import random
 import subprocess
@@ -180,6 +181,33 @@ async def test_a_move_that_is_killed_is_ended_by_the_next_one(
         assert [item["key"] for item in listed.result["structuredContent"]["items"]] == ["kept"]
 
 
+async def forgeries(home: Path, archive: Path) -> list[subprocess.CompletedProcess[str]]:
+    """Import the archive with a manifest that says more than columns, and with a row of a foreign blob."""
+    manifest = archive / "manifest.json"
+    true = manifest.read_text()
+    forged = json.loads(true)
+    forged["parts"]["control/kv.copy"]["columns"][0] = 'tenant" drop not null, add x int default (1'
+    manifest.write_text(json.dumps(forged))
+    columns = await asyncio.to_thread(isthmus, home, "import", str(archive))
+    assert (columns.returncode, "names columns" in columns.stderr) == (2, True), columns.stderr
+    rows = archive / "parts" / "control" / "objects.copy"
+    before = rows.read_bytes()
+    lines = (archive / "parts" / "blobs.jsonl").read_text().splitlines()
+    known = next(key for key in (json.loads(line)["key"] for line in lines) if key.encode() in before)
+    rows.write_bytes(before.replace(known.encode(), b"0" * 32))
+    assert rows.read_bytes() != before
+    forged = json.loads(true)
+    forged["parts"]["control/objects.copy"]["sha256"] = hashlib.sha256(
+        rows.read_bytes()
+    ).hexdigest()
+    manifest.write_text(json.dumps(forged))
+    blobs = await asyncio.to_thread(isthmus, home, "import", str(archive))
+    assert (blobs.returncode, "not in the archive" in blobs.stderr) == (2, True), blobs.stderr
+    rows.write_bytes(before)
+    manifest.write_text(true)
+    return [columns, blobs]
+
+
 async def test_a_damaged_archive_and_a_deployment_in_use_are_refused(
     data_dir: Path, scratch: Path, http: aiohttp.ClientSession
 ) -> None:
@@ -206,6 +234,7 @@ async def test_a_damaged_archive_and_a_deployment_in_use_are_refused(
     half = await asyncio.to_thread(isthmus, home, "stdio")
     assert (half.returncode, "import" in half.stderr) == (2, True), half.stderr
     blob.write_bytes(bytes_before)
+    forged = await forgeries(home, archive)
     await moved(home, "import", archive)
-    for refused in (damaged, cut, half, again, occupied):
+    for refused in (damaged, cut, half, again, occupied, *forged):
         assert "Traceback" not in refused.stderr

@@ -14,7 +14,7 @@ from mcp_server.placement import Placements
 from mcp_server.runs.context import RunContext
 from mcp_server.runs.record import Outcome
 from mcp_server.services.moves import control_tables, moved_effects, moved_vectors
-from mcp_server.services.moves.archive import Archive, Manifest, Tell
+from mcp_server.services.moves.archive import MANIFEST, Archive, Manifest, Tell
 from mcp_server.services.moves.exporting import BLOBS
 from mcp_server.storage.objects import BlobStore
 from mcp_server.storage.sql.control import revision
@@ -49,6 +49,13 @@ _CHANGES = {
 _NUMBERED_ANEW = {"journal": ("xid", "seq"), "audit": ("id",)}
 _MAP_BLOBS = text(
     "update stage set blob = pinned_blobs.blob from pinned_blobs where holder = 'import:' || stage.blob"
+)
+
+
+# An archive may be anybody's: what its rows name must be what it brought.
+_NOT_BROUGHT = text(
+    "select true from stage where not exists ("
+    "select from pinned_blobs where blob = stage.blob and starts_with(holder, 'import:')) limit 1"
 )
 
 
@@ -108,6 +115,12 @@ class Importing:
                     f"{archive.root} was exported at revision {manifest.revision}, this version has {here}; "
                     "export and import with the same version"
                 )
+            for table, columns in (await control_tables.tables(tx)).items():
+                part = manifest.parts.get(f"control/{table}.copy")
+                if part is not None and not set(part.columns) <= set(columns):
+                    raise InvalidInput(
+                        f"{archive.root / MANIFEST} names columns that {table} has not; export again"
+                    )
             begun = await tx.scalar(
                 text("select name from import_parts where name like 'archive %'")
             )
@@ -186,6 +199,10 @@ class Importing:
         await control_tables.copy_in(tx, "stage", columns, source)
         if "blob" in columns:
             await tx.execute(_MAP_BLOBS)
+            if await tx.scalar(_NOT_BROUGHT):
+                raise InvalidInput(
+                    f"{source} names a blob that is not in the archive; export again"
+                )
         for change in _CHANGES.get(table, ()):
             await tx.execute(text(change))
         if "engine" in columns:
