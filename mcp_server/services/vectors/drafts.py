@@ -156,6 +156,7 @@ class DeleteDraft:
         indexer = self._indexer
         tenant, engine = op.principal.tenant, indexer.engine.name
         store = await stores.require_store(tx, tenant, self._store, engine)
+        await stores.hold_store(tx, store)  # first, as everybody does: its deletion locks documents
         there = await rows.lock_documents(tx, store, Restriction(), self._document)
         require_version(self._document, there[0].version if there else 0, self._expected)
         if there:

@@ -225,6 +225,7 @@ class VectorService(Reading):
         self, tx: AsyncConnection, op: Operation, name: str, within: Restriction
     ) -> VectorDeleted:
         found = await self._find(op.principal, name, tx)
+        await stores.hold_store(tx, found)
         gone = await rows.lock_documents(tx, found, within)
         await self._indexer.remove(tx, op, found, [(row.document, row.version) for row in gone])
         return VectorDeleted(deleted=len(gone))

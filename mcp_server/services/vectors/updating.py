@@ -136,6 +136,7 @@ class MetadataUpdate:
         store = await stores.require_store(
             tx, op.principal.tenant, self._store, indexer.engine.name
         )
+        await stores.hold_store(tx, store)
         found = await rows.lock_documents(tx, store, self._within, self._document)
         _require_few(len(found))
         changed = [row for row in found if self._patched(row) != row.metadata]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mcp_server import journal
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import Conflict, Forbidden, NotFound
 from mcp_server.operation import Operations
 from mcp_server.services.vectors import VectorService
+from mcp_server.services.vectors.indexing import Indexer
 from mcp_server.services.vectors.versions import purge
 from mcp_server.services.writes import Draft, Record, carry_out
 from mcp_server.storage.sql.document_tables import document_versions
@@ -289,3 +291,39 @@ async def test_only_who_may_write_a_whole_store_deletes_it(
         await vectors.update(some, "s", {"a": 1}, document="priv/1")
     whole = Principal(principal.tenant, "all", frozenset({"write:vector://s/*"}))
     assert await vectors.delete_store(whole, "s") == {"deleted": True}
+
+
+@pytest.mark.parametrize("call", ["delete", "delete some", "update"])
+async def test_a_change_and_the_deletion_of_its_store_never_wait_for_each_other(
+    vectors: VectorService,
+    principal: Principal,
+    control: AsyncEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+) -> None:
+    await vectors.add(principal, "s", "some text", document="d", metadata={"a": 1})
+    deleting: list[asyncio.Task[Any]] = []
+    keep = Indexer.keep
+
+    async def late(self: Indexer, tx: AsyncConnection, *given: Any) -> None:
+        """The documents are locked: let the store's deletion come as far as it can."""
+        if not deleting:
+            deleting.append(asyncio.create_task(vectors.delete_store(principal, "s")))
+            pid = await tx.scalar(text("select pg_backend_pid()"))
+            blocked = text(
+                "select true from pg_stat_activity where :pid = any(pg_blocking_pids(pid))"
+            )
+            async with asyncio.timeout(20), control.connect() as watching:
+                while not await watching.scalar(blocked, {"pid": pid}):
+                    await asyncio.sleep(0.01)
+        await keep(self, tx, *given)
+
+    monkeypatch.setattr(Indexer, "keep", late)
+    one = {"type": "eq", "key": "a", "value": 1}
+    if call == "update":
+        assert await vectors.update(principal, "s", {"a": 2}, filter=one) == {"updated": 1}
+    else:
+        which: dict[str, Any] = {"document": "d"} if call == "delete" else {"filter": one}
+        assert await vectors.delete(principal, "s", **which) == {"deleted": 1}
+    [deletion] = deleting
+    assert await deletion == {"deleted": True}
