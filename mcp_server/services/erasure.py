@@ -107,6 +107,8 @@ class Erasure:
                 break
         else:
             raise Conflict(f"something still writes to tenant {tenant!r}; stop it and begin again")
+        for place in self._elsewhere:  # whose last writes may have ended after the first time
+            await place.erase(tenant)
         async with self._control.begin() as tx:
             await tx.execute(text(f"drop sequence if exists version_{int(number)}"))
             await tx.execute(_FORGET, {"tenant": tenant})

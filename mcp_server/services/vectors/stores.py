@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, text
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -13,6 +13,15 @@ from mcp_server.storage.sql.schema import vector_stores
 from mcp_server.storage.vectors import Store
 
 STORE_ID = "vs_"
+
+# What is published after an erasure has been at the engine would stay there with no row that names it.
+_HOLD = text(
+    """
+    select s.id from vector_stores s join tenants t on t.name = s.tenant
+    where s.id = :id and t.erasing_at is null for key share of s for share of t
+    """
+)
+_ADMIT = text("select 1 from tenants where name = :tenant and erasing_at is null for share")
 
 
 async def find_store(tx: AsyncConnection, tenant: str, name: str) -> Store | None:
@@ -61,8 +70,13 @@ async def make_store(
     """Return the store of a name, made now unless somebody else just made it.
 
     Raises:
-        Conflict: it was made and deleted in this moment.
+        Conflict: it was made and deleted in this moment, or its tenant is being erased.
     """
+    store = await find_store(tx, tenant, name)
+    if store is not None:
+        return store
+    if await tx.scalar(_ADMIT, {"tenant": tenant}) is None:
+        raise _gone(name)
     values = {
         "id": STORE_ID + secrets.token_hex(12),
         "tenant": tenant,
@@ -79,13 +93,12 @@ async def make_store(
 
 
 async def hold_store(tx: AsyncConnection, store: Store) -> None:
-    """Keep a store from being deleted until `tx` ends.
+    """Keep a store from being deleted, and its tenant from being erased, until `tx` ends.
 
     Raises:
-        Conflict: it is deleted already.
+        Conflict: that is done already, or under way.
     """
-    query = select(vector_stores.c.id).where(vector_stores.c.id == store.id)
-    if await tx.scalar(query.with_for_update(read=True, key_share=True)) is None:
+    if await tx.scalar(_HOLD, {"id": store.id}) is None:
         raise _gone(store.name)
 
 

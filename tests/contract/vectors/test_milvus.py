@@ -14,10 +14,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from benchmarks.vector_world import CHUNKS_IN_DOCUMENT, Cloud, fill
 from benchmarks.vectors import segments_built
+from mcp_server.audit import Audit
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import ConfigurationError, Conflict, Unavailable
 from mcp_server.operation import Operations
+from mcp_server.services.derived_erasure import VectorErasure
+from mcp_server.services.erasure import Erasure
 from mcp_server.services.vectors import VectorService
+from mcp_server.storage.objects.file import open_file_store
 from mcp_server.storage.vectors import VectorEngine, open_vectors
 from mcp_server.storage.vectors.milvus import garbage, visible
 from tests.contract.vectors.hashed_words import HashedWords
@@ -214,3 +218,53 @@ async def test_a_filter_that_admits_only_what_is_far_from_the_query_is_answered_
             await engine._collections.flush(0, 0)
             await segments_built(server)
             assert await filled.recall(range(5), 1) >= 0.95
+            # Few of very many are read and compared.
+            monkeypatch.setattr("mcp_server.storage.vectors.milvus.engine.WIDEST_WALK", 0)
+            monkeypatch.setattr(engine._collections, "search", None)
+            assert await filled.recall(range(5), 1) == 1
+
+
+class Writing:
+    """A call that was under way when its tenant's erasure began, and ends after the engine was emptied."""
+
+    name = "a call"
+
+    def __init__(self, vectors: VectorService, who: Principal) -> None:
+        self._vectors, self._who = vectors, who
+        self.refused = 0
+
+    async def erase(self, tenant: str) -> None:
+        del tenant
+        try:
+            await self._vectors.add(self._who, "s", "a late text", document="late")
+        except Conflict:
+            self.refused += 1
+
+    async def left(self, tenant: str) -> dict[str, int]:
+        del tenant
+        return {}
+
+
+async def test_a_write_that_outlasts_an_erasure_leaves_nothing_in_the_engine(
+    control: AsyncEngine,
+    operations: Operations,
+    principal: Principal,
+    milvus_url: str,
+    tmp_path: Path,
+) -> None:
+    async with open_vectors(milvus_url, control) as engine, open_file_store(tmp_path) as blobs:
+        vectors = VectorService(operations, control, engine, HashedWords(), undo_days=1)
+        await vectors.add(principal, "s", LONG, document="d")
+        assert await entities(milvus_url, control, principal.tenant)
+        late = Writing(vectors, principal)
+        places = [VectorErasure(control, engine), late]
+        erasure = Erasure(control, blobs, places, Audit(), last_calls=0)
+        await erasure.erase(principal.tenant)
+        assert late.refused
+        with anyio.fail_after(30):
+            while (await erasure.left(principal.tenant))["vectors: waiting for collection"]:
+                await anyio.sleep(0.1)
+        left = await erasure.left(principal.tenant)
+        # The call's own audit may come later.
+        assert {name for name, count in left.items() if count} <= {"control: audit"}
+        assert not await entities(milvus_url, control, principal.tenant)
