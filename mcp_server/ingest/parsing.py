@@ -11,6 +11,7 @@ import tempfile
 from contextlib import AbstractAsyncContextManager
 from typing import IO, Any, Protocol
 
+import anyio
 import anyio.to_thread
 
 from mcp_server.errors import AppError, InvalidInput, Unavailable
@@ -98,7 +99,8 @@ async def _apart(kind: str, source: Source) -> Parsed:
         except TimeoutError as error:
             raise Unreadable("it takes too long to read; split it") from error
         finally:
-            await _end(await starting)
+            with anyio.CancelScope(shield=True):  # a scope cancels whoever waits, again and again
+                await _end(await asyncio.shield(starting))
     # A large answer takes a while to read.
     return await anyio.to_thread.run_sync(_parsed, told, code)
 

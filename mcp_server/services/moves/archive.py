@@ -118,6 +118,7 @@ class Archive:
             yield PartWriter(file.write)
             file.flush()
             os.fsync(file.fileno())
+        _sync(path.parent)
 
     async def measured(self, name: str) -> Part:
         """Return what a part is that another program wrote."""
@@ -144,6 +145,7 @@ class Archive:
             fresh.unlink()
             raise Conflict(f"blob {key}: its bytes do not have the digest that its row names")
         fresh.rename(path)
+        await anyio.to_thread.run_sync(_sync, path.parent)
 
     async def read_blob(self, key: str) -> AsyncGenerator[bytes]:
         """Yield a blob's bytes.
@@ -184,11 +186,7 @@ class Archive:
             file.flush()
             os.fsync(file.fileno())
         fresh.rename(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync(path.parent)
 
 
 class PartWriter:
@@ -221,6 +219,15 @@ def digest_of(path: Path) -> str | None:
     except OSError:
         return None
     return digest.hexdigest()
+
+
+def _sync(folder: Path) -> None:
+    """Have a directory's entries survive a crash of the machine: a manifest must not outlive them."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 Tell = Callable[[float, float | None, str], None]

@@ -22,6 +22,7 @@ from mcp_server.operation import Operations
 from mcp_server.services.objects import ObjectService
 from mcp_server.services.objects.collector import collect_garbage, sweep_orphans
 from mcp_server.storage.objects import open_blobs
+from mcp_server.storage.objects.file import open_file_store
 from mcp_server.storage.sql.embedded import Cluster
 from tests.contract.blobs.conftest import opening
 
@@ -96,3 +97,21 @@ async def test_a_killed_writer_leaves_whole_objects_and_in_the_end_no_orphans(
             garbage = "select count(*) from garbage_blobs where blob = any(:blobs)"
             left = await connection.scalar(text(garbage), {"blobs": sorted(stored)})
         assert left == 0
+
+
+async def test_remains_that_another_process_removes_at_this_moment_stop_no_collector(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_file_store(tmp_path) as store:
+        for number in range(3):
+            (tmp_path / "incoming" / f"{number:032x}").write_bytes(b"of a put that died")
+
+        def removed(name: str, directory: int) -> bool:
+            os.unlink(name, dir_fd=directory)
+            return False
+
+        with monkeypatch.context() as faster:
+            faster.setattr("mcp_server.storage.objects.file.store.is_locked", removed)
+            tomorrow = datetime.now(UTC) + timedelta(days=1)
+            assert await store.discard_unfinished(tomorrow) == 0
+        assert await store.discard_unfinished(tomorrow) == 0

@@ -39,7 +39,7 @@ async def test_only_the_cache_is_away(scratch: Path) -> None:
             health = await check_engines(runtime.engines.checks)
             assert [name for name, engine in health.items() if not engine["ok"]] == ["cache"]
             server.start()
-            with anyio.fail_after(10):
+            with anyio.fail_after(30):
                 while "version" not in await call(runtime, "kv_set", **cached, value=3):
                     await asyncio.sleep(0.05)
             assert (await check_engines(runtime.engines.checks))["cache"]["ok"] is True

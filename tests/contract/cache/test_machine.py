@@ -99,7 +99,7 @@ class KeysAreADictionary(RuleBasedStateMachine):
         self.portal.call(self._gone, key)
 
     async def _gone(self, key: str) -> None:
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             while (await self.kv.get_many(self.who, self.namespace, [key]))["items"]:
                 await asyncio.sleep(0.001)
 

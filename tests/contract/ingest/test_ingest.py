@@ -202,7 +202,7 @@ async def test_a_cancelled_run_keeps_what_was_done_and_reads_no_further(
             while not site.asked:
                 await asyncio.sleep(0.05)
         await runtime.services.runs.cancel(OWNER, run["run"])
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while (await runtime.services.runs.get(OWNER, run["run"]))["status"] != "cancelled":
                 await asyncio.sleep(0.05)
     assert set(await documents(runtime, store)) == {"a"}
@@ -266,7 +266,7 @@ async def test_a_right_to_some_pages_leads_to_no_others(runtime: Runtime, store:
 async def test_the_query_of_a_url_is_not_in_the_audit(runtime: Runtime, store: str) -> None:
     async with serving(says(once(b"page"))) as site:
         await ingest(runtime, store, {"url": f"http://127.0.0.1:{site.port}/{store}?key=hidden"})
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             async with runtime.engines.control.connect() as connection:
                 query = text("select uri, labels from audit where uri like :uri")

@@ -9,6 +9,7 @@ import zipfile
 from io import BytesIO
 from pathlib import Path
 
+import anyio
 import pytest
 
 from mcp_server.errors import InvalidInput
@@ -440,7 +441,7 @@ async def test_nobody_waits_behind_all_the_documents_of_another_tenant(
 
     monkeypatch.setattr(parsing, "_apart", slow)
     parser = Parser(Turns(parsing.AT_ONCE, parsing.AT_ONCE))
-    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
         for number in range(8):
             name = f"loud{number}.pdf"
             group.create_task(parser.parse(b"%PDF-", None, name, param="object", tenant="loud"))
@@ -469,7 +470,7 @@ async def test_a_caller_that_leaves_ends_the_child(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(parsing.asyncio, "create_subprocess_exec", noted)
     parsing_one = asyncio.ensure_future(parse(pdf(["x"] * 500)))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not begun:
             await asyncio.sleep(0.001)
     parsing_one.cancel()
@@ -484,3 +485,28 @@ async def test_a_caller_that_leaves_ends_the_child(monkeypatch: pytest.MonkeyPat
 def test_the_bounds_are_what_the_documentation_says() -> None:
     assert (parse_process.MOST_MEMORY, parse_process.MOST_CPU_SECONDS) == (1024 * MIB, 30)
     assert parsing.MAX_DOCUMENT_BYTES == 32 * MIB
+
+
+async def test_a_scope_that_is_cancelled_while_the_child_starts_ends_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun: list[asyncio.subprocess.Process] = []
+    create = asyncio.create_subprocess_exec
+
+    async with anyio.create_task_group() as group:
+
+        async def slow(*program: str, **options: object) -> asyncio.subprocess.Process:
+            begun.append(await create(*program, **options))  # pyright: ignore[reportArgumentType]
+            group.cancel_scope.cancel()
+            for _ in range(100):
+                await asyncio.sleep(0)
+            return begun[-1]
+
+        monkeypatch.setattr(parsing.asyncio, "create_subprocess_exec", slow)
+        group.start_soon(parse, pdf(["x"] * 500))
+    [process] = begun
+    ended = process.returncode is not None
+    if not ended:
+        process.kill()
+        await process.communicate()
+    assert ended

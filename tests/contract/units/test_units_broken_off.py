@@ -211,7 +211,7 @@ async def test_a_caller_that_goes_away_leaves_all_or_nothing(
         await call
     go_on.set()
     wanted = WHOLE if whole else NOTHING
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while await state(world, principal, 1) != wanted or await world.pending():
             await asyncio.sleep(0.01)
     if not whole:  # and nothing is locked any more

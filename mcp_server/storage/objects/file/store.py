@@ -149,8 +149,9 @@ class FileStore:
             for name in _names(incoming):
                 touched = _modified(name, incoming)
                 if touched is not None and touched < before and not is_locked(name, incoming):
-                    os.unlink(name, dir_fd=incoming)
-                    removed += 1
+                    with contextlib.suppress(FileNotFoundError):  # another process was faster
+                        os.unlink(name, dir_fd=incoming)
+                        removed += 1
         finally:
             os.close(incoming)
         return removed
