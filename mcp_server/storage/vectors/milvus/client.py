@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import anyio.to_thread
+import numpy as np
 from pymilvus import AsyncMilvusClient, DataType, MilvusClient
 from pymilvus.exceptions import MilvusException
 
@@ -142,31 +143,36 @@ class Collections:
             )
 
         [hits] = await self._loaded(dimensions, ask)
-        return [
-            Found(
-                int(hit["id"]),
-                int(hit["entity"]["generation"]),
-                bytes.fromhex(hit["entity"]["document"]).decode(),
-                float(hit["distance"]),
-            )
-            for hit in hits
-        ]
+        return [_found(hit, hit["entity"], hit["distance"]) for hit in hits]
+
+    async def scan(self, dimensions: int, vector: Sequence[float], expression: str) -> list[Found]:
+        """Return all entries that an expression admits, with their cosine; of more than `MAX_WINDOW` some."""
+        rows = await self._query(dimensions, expression, ["id", "generation", "document", "dense"])
+        if not rows:
+            return []
+        asked = np.asarray(vector, np.float32)
+        held = np.asarray([row["dense"] for row in rows], np.float32)
+        lengths = np.linalg.norm(held, axis=1) * np.linalg.norm(asked)
+        scores = (held @ asked) / np.where(lengths == 0, 1, lengths)
+        return [_found(row, row, score) for row, score in zip(rows, scores.tolist(), strict=True)]
 
     async def vectors(self, dimensions: int, expression: str) -> dict[int, list[float]]:
         """Return the dense vectors of entries by id."""
+        rows = await self._query(dimensions, expression, ["id", "dense"])
+        return {int(row["id"]): [float(value) for value in row["dense"]] for row in rows}
 
+    async def _query(self, dimensions: int, expression: str, names: list[str]) -> list[Any]:
         async def ask() -> Any:
             return await self._client.query(
                 self._name(dimensions),
                 filter=expression,
-                output_fields=["id", "dense"],
+                output_fields=names,
                 limit=MAX_WINDOW,
                 consistency_level="Strong",
                 timeout=TIMEOUT_SECONDS,
             )
 
-        rows = await self._loaded(dimensions, ask)
-        return {int(row["id"]): [float(value) for value in row["dense"]] for row in rows}
+        return list(await self._loaded(dimensions, ask))
 
     async def flush(self, most: int, idle_seconds: float) -> None:
         """Write collections with more than `most` new rows, or with any that are some time old.
@@ -250,6 +256,11 @@ class Collections:
                 if not client.has_collection(name):  # else another process was faster
                     raise
         client.load_collection(name)
+
+
+def _found(row: Any, entity: Any, score: float) -> Found:
+    document = bytes.fromhex(entity["document"]).decode()
+    return Found(int(row["id"]), int(entity["generation"]), document, float(score))
 
 
 def _unavailable(error: MilvusException) -> Unavailable:
