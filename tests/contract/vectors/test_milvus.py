@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import anyio
 import numpy as np
@@ -24,6 +25,7 @@ from mcp_server.services.vectors import VectorService
 from mcp_server.storage.objects.file import open_file_store
 from mcp_server.storage.vectors import VectorEngine, open_vectors
 from mcp_server.storage.vectors.milvus import garbage, visible
+from mcp_server.storage.vectors.milvus.client import Collections
 from tests.contract.vectors.hashed_words import HashedWords
 from tests.contract.vectors.milvus_world import entities, waiting, without_keeper
 from tests.contract.vectors.reading import LONG, MODES, found
@@ -268,3 +270,37 @@ async def test_a_write_that_outlasts_an_erasure_leaves_nothing_in_the_engine(
         # The call's own audit may come later.
         assert {name for name, count in left.items() if count} <= {"control: audit"}
         assert not await entities(milvus_url, control, principal.tenant)
+
+
+async def test_an_insert_that_arrives_after_its_call_was_given_up_is_collected_too(
+    control: AsyncEngine,
+    operations: Operations,
+    principal: Principal,
+    milvus_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with without_keeper(milvus_url, control) as engine:
+        vectors = VectorService(operations, control, engine, HashedWords())
+        await vectors.add(principal, "s", "kept", document="kept")
+        sent: list[tuple[Any, ...]] = []
+
+        async def silent(self: Collections, *given: Any) -> None:
+            sent.append((self, *given))
+            raise Unavailable("the vector engine does not answer as it should; try again")
+
+        insert = Collections.insert
+        with monkeypatch.context() as slow:
+            slow.setattr(Collections, "insert", silent)
+            with pytest.raises(Unavailable):
+                await vectors.add(principal, "s", "given up", document="lost")
+        while await engine.collect():
+            pass
+        for given in sent:
+            await insert(*given)
+        assert len(await entities(milvus_url, control, principal.tenant)) == 2
+        async with control.begin() as tx:
+            query = "update vector_garbage set due_at = now() where tenant = :tenant"
+            await tx.execute(text(query), {"tenant": principal.tenant})
+        while await engine.collect():
+            pass
+        assert len(await entities(milvus_url, control, principal.tenant)) == 1

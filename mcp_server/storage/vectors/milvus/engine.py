@@ -30,8 +30,9 @@ COLLECT_SECONDS = 1.0
 FLUSH_ROWS, FLUSH_IDLE_SECONDS = 500, 30.0
 # A search looks again while documents are replaced under it, or while it sees too few that exist.
 ROUNDS = 6
-# A walk that must be wider than this, for the sake of no more than some entries: these are read instead. On
-# 100,000 a walk of 20,000 takes milvus-lite 0.3 s, one of 100,000 seconds.
+# A walk that must be wider than this, for the sake of no more than some entries of a store: these are read
+# instead. On 100,000 a walk of 20,000 takes milvus-lite 0.3 s, one of 100,000 seconds. A tenant's few have a
+# partition's smaller graphs.
 WIDEST_WALK, SCANNED = 10_000, 1000
 # Candidates by words, ranked anew by the rows.
 SPARSE_DEPTH = 1000
@@ -86,7 +87,7 @@ class MilvusVectors:
     async def discard(self, batch: Batch) -> None:
         try:
             async with self._control.begin() as tx:
-                await garbage.put(tx, batch.store, [batch.generation])
+                await garbage.put(tx, batch.store, [batch.generation], garbage.LATE_SECONDS)
         except (SQLAlchemyError, OSError) as error:
             logger.info("milvus: an abandoned batch waits for its time (%s)", error)
 
@@ -156,7 +157,7 @@ class MilvusVectors:
         plan: visible.Plan,
     ) -> None:
         width = plan.width
-        if width.ef > WIDEST_WALK and width.admitted <= SCANNED:
+        if plan.within and width.ef > WIDEST_WALK and width.admitted <= SCANNED:
             every = await self._collections.scan(store.dimensions, vector, plan.expression)
             if len(every) < MAX_WINDOW:
                 look.add(every, MAX_WINDOW)

@@ -14,6 +14,8 @@ from mcp_server.storage.vectors import Batch, Store
 
 # How long a prepared batch may wait for its transaction. A unit of work takes seconds.
 PREPARED_SECONDS = 3600.0
+# How long a server may still be at an insert whose call has ended: a delete before it would find nothing.
+LATE_SECONDS = 120.0
 COLLECT_BATCH = 200
 
 _PUT = text(
