@@ -83,7 +83,7 @@ async def by_which(filled: Filled, below: int, control: AsyncEngine) -> str:
     async with control.connect() as tx:
         plan = await visible.plan(tx, filled.store, filled.query(0, below, 50))
     width = plan.width
-    if width.ef > WIDEST_WALK and width.admitted <= SCANNED:
+    if plan.within and width.ef > WIDEST_WALK and width.admitted <= SCANNED:
         return "read and compared"
     return f"HNSW, ef {width.ef}"
 

@@ -52,12 +52,14 @@ class Width:
 class Plan:
     """How to search: `expression` admits all that may be seen, `width` says how wide the walk must be.
 
-    `common`: the query's words are in too many chunks to rank them all.
+    `common`: the query's words are in too many chunks to rank them all. `within`: not all of the store
+    may be seen.
     """
 
     expression: str
     common: bool
     width: Width
+    within: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,8 @@ async def plan(tx: AsyncConnection, store: Store, query: Query) -> Plan:
     store = await located(tx, store)
     expression = fields.restricted(store, query.restriction)
     restriction = query.restriction
-    if restriction.filter is not None or restriction.prefixes is not None:
+    part = restriction.filter is not None or restriction.prefixes is not None
+    if part:
         heads = select(chunk_vectors.c.id).where(
             within(store), chunk_vectors.c.id == chunk_vectors.c.generation
         )
@@ -87,7 +90,7 @@ async def plan(tx: AsyncConnection, store: Store, query: Query) -> Plan:
         terms = [term for term in (await terms_of(tx, store, query.tokens))[0] if term.frequency]
         common = len(rarest(terms)) < len(terms)
     width = Width() if query.vector is None else await _width(tx, store, query)
-    return Plan(expression, common, width)
+    return Plan(expression, common, width, part)
 
 
 async def _width(tx: AsyncConnection, store: Store, query: Query) -> Width:
