@@ -193,7 +193,9 @@ async def forgeries(home: Path, archive: Path) -> list[subprocess.CompletedProce
     rows = archive / "parts" / "control" / "objects.copy"
     before = rows.read_bytes()
     lines = (archive / "parts" / "blobs.jsonl").read_text().splitlines()
-    known = next(key for key in (json.loads(line)["key"] for line in lines) if key.encode() in before)
+    known = next(
+        key for key in (json.loads(line)["key"] for line in lines) if key.encode() in before
+    )
     rows.write_bytes(before.replace(known.encode(), b"0" * 32))
     assert rows.read_bytes() != before
     forged = json.loads(true)

@@ -92,7 +92,9 @@ async def test_another_tenants_objects_do_not_exist(
 
 
 @settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=80,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(first=st.integers(0, 40), length=st.integers(1, 40))
 async def test_a_range_is_inclusive_and_clipped(

@@ -35,7 +35,9 @@ PART = st.text(
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
     keys=st.sets(st.lists(PART, min_size=1, max_size=3).map("/".join), min_size=1, max_size=8),
