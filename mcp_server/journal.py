@@ -166,7 +166,7 @@ async def _refuse_forgotten(
 
 async def read_everything(
     control: AsyncEngine, after: tuple[int, int], limit: int
-) -> tuple[Sequence[Row[Any]], tuple[int, int]]:
+) -> tuple[Sequence[Row[*tuple[Any, ...]]], tuple[int, int]]:
     """Return `tenant`, `uri` and `labels` of all entries after a position, and the position after them."""
     query = (
         select(
