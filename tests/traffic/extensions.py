@@ -1,0 +1,50 @@
+"""What this server adds to OpenAI's document, and where the document is narrower than OpenAI's own API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """Something of ours: `remove` takes it out of a request or an answer, and says whether it was there."""
+
+    name: str
+    reason: str
+    paths: frozenset[str]
+    remove: Callable[[Any], bool]
+
+
+def _mcp_tools(body: Any) -> bool:
+    tools = body.get("tools") if isinstance(body, dict) else None
+    if not isinstance(tools, list):
+        return False
+    kept = [tool for tool in tools if not (isinstance(tool, dict) and tool.get("type") == "mcp")]
+    found = len(kept) < len(tools)
+    body["tools"] = kept
+    if found and not kept:
+        del body["tools"]
+        body.pop("tool_choice", None)
+    return found
+
+
+EXTENSIONS = (
+    Extension(
+        "mcp tools in chat",
+        "OpenAI has them in responses only; a chat opts into this server's tools in the same form",
+        frozenset({"/chat/completions"}),
+        _mcp_tools,
+    ),
+)
+
+# Faults that OpenAI's own API has against its document, as patterns of what a check tells.
+DEVIATIONS = (
+    r"^(tools|stream|metadata|stop): null is not of type",  # some clients write what they leave out
+    r"^usage: null is not of type",  # every chunk but the last, with include_usage
+    r"^tools/\d+/function/\w+: null is not of type",  # what clients send for a tool without parameters
+    r"logprobs: null is not of type",
+    r"embedding: \".*\" is not of type \"array\"",  # encoding_format base64, which the SDK asks for
+    r"expires_(at|after): null is not of type",
+)
