@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -24,6 +25,12 @@ from mcp_server.storage.sql.embedded import Cluster, open_cluster
 pytest_plugins = ["tests.traffic.plugin"]
 
 SECRET = bytes(range(32))
+
+# The same examples each time, on however busy a machine: how long one takes is no property of the code.
+settings.register_profile(
+    "tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")

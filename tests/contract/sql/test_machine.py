@@ -78,7 +78,7 @@ class Model:
     max_examples=300 if LONG else 12,
     derandomize=True,
     deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(steps=STEPS)
 async def test_a_table_is_what_its_model_says(

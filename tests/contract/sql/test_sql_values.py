@@ -134,7 +134,9 @@ async def test_params_are_json_or_postgresqls_text(
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(text=TEXT, json_=JSON, items=st.lists(TEXT | st.none(), max_size=5))
 async def test_any_value_comes_back_as_it_went(

@@ -123,7 +123,9 @@ def evaluate(node: Filter, metadata: dict[str, Any]) -> bool:
 
 
 @settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=200,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(rows=st.lists(METADATA, min_size=1, max_size=8), raw=any_filter(SCALARS))
 async def test_a_filter_over_metadata_means_what_it_says(
@@ -156,7 +158,9 @@ PLAIN = Table(
 
 
 @settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=80,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
     rows=st.lists(
