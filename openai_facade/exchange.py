@@ -144,6 +144,10 @@ class Exchange:
         """Send one event in one write: some parsers lose an event that comes in two pieces."""
         await self._write(b"data: " + payload + b"\n\n")
 
+    async def named_event(self, name: str, payload: bytes) -> None:
+        """Send one event with its type, as the streams of responses have them, in one write."""
+        await self._write(b"event: " + name.encode() + b"\ndata: " + payload + b"\n\n")
+
     async def done(self) -> None:
         """End the stream as OpenAI does."""
         self._ended = True

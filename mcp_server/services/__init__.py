@@ -9,12 +9,14 @@ if TYPE_CHECKING:
     from mcp_server.auth.keys import KeyService
     from mcp_server.services.agents import AgentService
     from mcp_server.services.changes import ChangeService
+    from mcp_server.services.conversations import ConversationService
     from mcp_server.services.ingest import IngestService
     from mcp_server.services.kv import KvService
     from mcp_server.services.models import ModelService
     from mcp_server.services.objects import ObjectService
     from mcp_server.services.objects.links import LinkService
     from mcp_server.services.objects.uploads import UploadService
+    from mcp_server.services.responses import ResponseService
     from mcp_server.services.runs import RunService
     from mcp_server.services.schedules import ScheduleService
     from mcp_server.services.sql import SqlService
@@ -30,12 +32,14 @@ class Services:
 
     agents: AgentService
     changes: ChangeService
+    conversations: ConversationService
     ingest: IngestService
     keys: KeyService
     kv: KvService
     links: LinkService
     models: ModelService
     objects: ObjectService
+    responses: ResponseService
     runs: RunService
     schedules: ScheduleService
     sql: SqlService
