@@ -45,21 +45,36 @@ def item_id(kind: str) -> str:
 def new_response(body: Mapping[str, Any], *, response: str, created_at: int) -> Response:
     """Give the object of a response that has just begun; `created_at` is in Unix seconds."""
     given = {name: value for name, value in body.items() if value is not None}
-    reasoning = {"effort": None, "summary": None, **given.get("reasoning", {})}
     whole: Response = {
         "id": response,
         "object": "response",
         "created_at": created_at,
         "status": "in_progress",
-        "background": given.get("background", False),
         "completed_at": None,
         "error": None,
         "incomplete_details": None,
+        "model": body["model"],
+        "output": [],
+        "usage": None,
+        **_asked(given),
+    }
+    conversation = given.get("conversation")
+    if conversation is not None:
+        name = conversation if isinstance(conversation, str) else conversation["id"]
+        whole["conversation"] = {"id": name}
+    if "user" in given:
+        whole["user"] = given["user"]
+    return whole
+
+
+def _asked(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what the object repeats of its request, with what holds where nothing was asked."""
+    reasoning = {"effort": None, "summary": None, **given.get("reasoning", {})}
+    return {
+        "background": given.get("background", False),
         "instructions": given.get("instructions"),
         "max_output_tokens": given.get("max_output_tokens"),
         "max_tool_calls": given.get("max_tool_calls"),
-        "model": body["model"],
-        "output": [],
         "parallel_tool_calls": given.get("parallel_tool_calls", True),
         "previous_response_id": given.get("previous_response_id"),
         "prompt_cache_key": given.get("prompt_cache_key"),
@@ -74,18 +89,10 @@ def new_response(body: Mapping[str, Any], *, response: str, created_at: int) -> 
         "top_logprobs": given.get("top_logprobs", 0),
         "top_p": given.get("top_p", 1.0),
         "truncation": given.get("truncation", "disabled"),
-        "usage": None,
         "metadata": given.get("metadata", {}),
         "presence_penalty": given.get("presence_penalty", 0.0),
         "frequency_penalty": given.get("frequency_penalty", 0.0),
     }
-    conversation = given.get("conversation")
-    if conversation is not None:
-        name = conversation if isinstance(conversation, str) else conversation["id"]
-        whole["conversation"] = {"id": name}
-    if "user" in given:
-        whole["user"] = given["user"]
-    return whole
 
 
 def response_usage(usage: Mapping[str, Any]) -> dict[str, Any]:
