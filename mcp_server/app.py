@@ -11,9 +11,11 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from mcp_server import health
+from mcp_server.auth.passes import Passes
 from mcp_server.door_errors import render_unknown_path
 from mcp_server.doors import DeclaredRoute, Gate
 from mcp_server.runtime import Runtime
+from mcp_server.secret import server_secret
 from mcp_server.server import IsthmusServer
 from mcp_server.transports import http, links, sse, uploads
 from mcp_server.transports.host_guard import HostGuard
@@ -49,6 +51,7 @@ async def open_http(runtime: Runtime, role: Role = "all") -> AsyncGenerator[Http
         max_body_bytes=settings.max_body_bytes,
         max_object_bytes=settings.max_object_bytes,
         trusts_loopback=settings.public_url is None,  # with one, a proxy stands before us
+        passes=Passes(server_secret(settings)),
     )
     manager = http.session_manager(runtime.server, settings.max_body_bytes)
     routes = [
@@ -78,9 +81,13 @@ def _metrics(runtime: Runtime) -> tuple[DeclaredRoute, Callable[[ASGIApp], ASGIA
     from mcp_server import metrics  # stdio has no use for its library
 
     engines = runtime.engines
-    counts = metrics.Metrics(runtime.operations, runtime.stores.queue)
+    counts = metrics.Metrics(
+        runtime.operations, runtime.stores.queue, runtime.services.models.usage
+    )
     route = metrics.route(
-        counts, runtime.operations, engines.control, lambda: health.engines_up(engines.checks)
+        *(counts, runtime.operations, engines.control),
+        lambda: health.engines_up(engines.checks),
+        engines.router.upstreams,
     )
     return route, lambda app: metrics.RequestCounter(app, counts)
 

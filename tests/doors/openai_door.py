@@ -20,6 +20,7 @@ from starlette.applications import Starlette
 from mcp_server.auth.keys import KeyService
 from mcp_server.auth.principal import Principal
 from mcp_server.bus import Bus, ToolSpec
+from mcp_server.bus_in_process import InProcess
 from mcp_server.declarations import declare
 from mcp_server.doors import Gate
 from mcp_server.limits import Limits
@@ -32,6 +33,7 @@ from mcp_server.runs.worker import open_worker
 from mcp_server.server import IsthmusServer
 from mcp_server.services.agent_work import AgentWork
 from mcp_server.services.agents import AgentService
+from mcp_server.services.conversations import ConversationService
 from mcp_server.services.kv import KvService
 from mcp_server.services.models import ModelService
 from mcp_server.services.run_engine import open_runs, run_stores
@@ -164,6 +166,7 @@ async def open_door(
             models=ModelService(operations, router),
             agents=agents,
             runs=runs,
+            conversations=ConversationService(operations, control),
         )
         server = IsthmusServer(
             declare(plugins or load_plugins()),
@@ -172,7 +175,7 @@ async def open_door(
             secret=bytes(32),
             bus=InMemorySubscriptionBus(),
         )
-        late.append(Bus(server))
+        late.append(Bus(InProcess(server)))
         async with control.begin() as tx:  # what other files' tests left is no work for this one
             await tx.execute(text("delete from runs where ended_at is null"))
         await stack.enter_async_context(open_worker(stores, {"agent": work}, wake))

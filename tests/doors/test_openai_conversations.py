@@ -134,7 +134,7 @@ async def test_what_one_process_writes_the_other_sees_at_once(door: Door, other_
         (added,) = (
             await other.conversations.items.create(made.id, items=[HELLO | {"content": "there"}])
         ).data
-        assert [text(item) async for item in one.conversations.items.list(made.id)][0] == "there"
+        assert next(text(item) async for item in one.conversations.items.list(made.id)) == "there"
         await one.conversations.items.delete(str(added.id), conversation_id=made.id)
         assert [text(item) async for item in other.conversations.items.list(made.id)] == ["Hello!"]
         await other.conversations.delete(made.id)
@@ -187,7 +187,7 @@ async def test_a_conversation_that_a_response_holds_answers_409_until_then(
 
 
 async def make_key(door: Door, tenant: str, *scopes: str) -> str:
-    return (await door.keys.create("test", tenant=tenant, scopes=scopes)).key
+    return (await door.keys.create("test", tenant=tenant, scopes=scopes))["key"]
 
 
 async def test_keys_reach_what_their_tenant_and_scopes_allow(door: Door) -> None:

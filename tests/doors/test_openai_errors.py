@@ -198,7 +198,7 @@ FIELDS: dict[str, tuple[dict[str, Any], str, str]] = {
     "a tool choice that is a list": ({"tool_choice": []}, "tool_choice", TYPE),
     "a choice of a tool that is not there": (
         {"tool_choice": {"type": "function", "function": {"name": "gone"}}},
-        "tool_choice",
+        "tool_choice.function.name",
         VALUE,
     ),
     "an unknown response format": (
