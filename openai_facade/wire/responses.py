@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any, cast
 
-from openai_facade.wire.faults import InvalidRequest, invalid, unsupported, wrong_type
+from openai_facade.wire.faults import InvalidRequest, unsupported, wrong_type
 from openai_facade.wire.fields import (
     Check,
     as_array,
@@ -18,6 +18,7 @@ from openai_facade.wire.fields import (
     required,
     string,
 )
+from openai_facade.wire.metadata import check_metadata
 from openai_facade.wire.response_input import check_input
 from openai_facade.wire.response_tools import check_tool_choice, check_tools
 
@@ -111,25 +112,6 @@ def _conversation(place: str, value: object) -> None:
 def _include(place: str, value: object) -> None:
     for index, item in enumerate(as_array(place, value, "strings")):
         one_of(INCLUDABLE)(f"{place}[{index}]", item)
-
-
-def check_metadata(place: str, value: object) -> None:
-    """Check OpenAI's bounds of metadata: 16 texts, names of 64 and values of 512 characters.
-
-    Raises:
-        InvalidRequest: it is no such object.
-    """
-    fields = as_object(place, value)
-    if len(fields) > _MOST_METADATA:
-        raise invalid(
-            place, f"expected at most {_MOST_METADATA} keys, but got {len(fields)} instead."
-        )
-    for name, item in fields.items():
-        if len(name) > _MOST_NAME or len(as_string(f"{place}.{name[:80]}", item)) > _MOST_VALUE:
-            raise invalid(
-                f"{place}.{name[:80]}",
-                f"names have at most {_MOST_NAME} and values {_MOST_VALUE} characters.",
-            )
 
 
 def _reasoning(place: str, value: object) -> None:
