@@ -88,18 +88,11 @@ async def test_items_of_every_kind_come_back_with_an_id_that_tells_their_kind(
         {"type": "function_call", "call_id": "call_1", "name": "add", "arguments": "{}"},
         {"type": "function_call_output", "call_id": "call_1", "output": "3"},
         {"type": "reasoning", "id": "rs_own", "summary": []},
-        {
-            "type": "message",
-            "role": "user",
-            "content": [
-                {"type": "input_image", "image_url": "https://example.org/a.png", "detail": "low"}
-            ],
-        },
     ]
     made = await client.conversations.create(items=given)
     items = [item async for item in client.conversations.items.list(made.id, order="asc")]
     prefixes = [str(item.id).partition("_")[0] for item in items]
-    assert prefixes == ["msg", "msg", "fc", "fco", "rs", "msg"]
+    assert prefixes == ["msg", "msg", "fc", "fco", "rs"]
     for item in items:
         item_id = str(item.id)
         found = await client.conversations.items.retrieve(item_id, conversation_id=made.id)
@@ -134,7 +127,8 @@ async def test_what_one_process_writes_the_other_sees_at_once(door: Door, other_
         (added,) = (
             await other.conversations.items.create(made.id, items=[HELLO | {"content": "there"}])
         ).data
-        assert next(text(item) async for item in one.conversations.items.list(made.id)) == "there"
+        newest = await one.conversations.items.list(made.id, limit=1)
+        assert [text(item) for item in newest.data] == ["there"]
         await one.conversations.items.delete(str(added.id), conversation_id=made.id)
         assert [text(item) async for item in other.conversations.items.list(made.id)] == ["Hello!"]
         await other.conversations.delete(made.id)
