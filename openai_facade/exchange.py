@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -147,6 +147,10 @@ class Exchange:
     async def named_event(self, name: str, payload: bytes) -> None:
         """Send one event with its type, as the streams of responses have them, in one write."""
         await self._write(b"event: " + name.encode() + b"\ndata: " + payload + b"\n\n")
+
+    async def events(self, payloads: Iterable[bytes]) -> None:
+        """Send several events in one write, each of them whole."""
+        await self._write(b"".join([b"data: " + payload + b"\n\n" for payload in payloads]))
 
     async def done(self) -> None:
         """End the stream as OpenAI does."""
