@@ -112,7 +112,9 @@ class ResponseEvents:
         if name not in self._calls:
             return []
         self.has_effects = True
-        told = self._open_call(call, name, {"approval_request_id": request})
+        asked = self._calls[name]
+        made = CallKind("mcp", asked.label, asked.tool)
+        told = self._open_call(call, name, made, {"approval_request_id": request})
         opening = self._open[call]
         return [*told, *opening.write(arguments), *opening.start()]
 
@@ -209,14 +211,14 @@ class ResponseEvents:
         if call not in self._open:
             if name not in self._calls:
                 return []  # no tool, or a name that is still to come: ToolStarted has it all
-            told = self._open_call(call, name)
+            told = self._open_call(call, name, self._calls[name])
         return [*told, *self._open[call].write(arguments)]
 
     def _open_call(
-        self, call: str, name: str, more: Mapping[str, Any] | None = None
+        self, call: str, name: str, kind: CallKind, more: Mapping[str, Any] | None = None
     ) -> list[Event]:
         told = self._close_speech("completed")
-        opening = self._open[call] = opened(self._stream, self._calls[name], call, name)
+        opening = self._open[call] = opened(self._stream, kind, call, name)
         return [*told, *opening.open(more or {})]
 
     def _start(self, call: str, name: str, arguments: str) -> list[Event]:
@@ -225,7 +227,8 @@ class ResponseEvents:
             return []
         told: list[Event] = []
         if call not in self._open:
-            told = [*self._open_call(call, name), *self._open[call].write(arguments)]
+            told = self._open_call(call, name, self._calls[name])
+            told += self._open[call].write(arguments)
         return [*told, *self._open[call].start()]
 
     def _end_call(self, event: ToolFinished) -> list[Event]:
