@@ -39,6 +39,7 @@ from mcp_server.services.buckets import BucketService, RoutedObjects
 from mcp_server.services.changes import ChangeService
 from mcp_server.services.conversations import ConversationService
 from mcp_server.services.ingest import IngestService
+from mcp_server.services.kept_turns import open_turns
 from mcp_server.services.kv import KvService, keeping_kv
 from mcp_server.services.models import open_models
 from mcp_server.services.moves.importing import refuse_unfinished
@@ -52,6 +53,7 @@ from mcp_server.services.schedules import ScheduleService
 from mcp_server.services.sql import SqlService
 from mcp_server.services.standing_keeper import keeping_standing
 from mcp_server.services.standing_work import WorkStarter
+from mcp_server.services.stored_chats import ChatService
 from mcp_server.services.tool_work import ToolWork
 from mcp_server.services.triggers import TriggerService
 from mcp_server.services.undo import UndoService
@@ -83,6 +85,8 @@ class Runtime:
     updates: Updates
     stores: Stores
     worker: Worker | None
+    # By kind: what stands above adds its own, also while the worker works.
+    works: dict[str, Work]
 
 
 @asynccontextmanager
@@ -150,6 +154,7 @@ async def open_runtime(
                 operations, control, models=engines.router.models, tools=list_tools
             ),
             changes=ChangeService(operations, control),
+            chats=ChatService(operations, control),
             conversations=ConversationService(operations, control),
             ingest=IngestService(operations, control, objects, vectors, fetcher),
             keys=keys,
@@ -163,6 +168,7 @@ async def open_runtime(
             runs=runs,
             schedules=ScheduleService(*standing),
             triggers=TriggerService(*standing),
+            turns=await stack.enter_async_context(open_turns(operations, control)),
             sql=SqlService(operations, control, engines.sql, engines.databases),
             undo=UndoService(operations, control, {"kv": kv, "object": objects, "vector": vectors}),
             units=units,
@@ -215,6 +221,7 @@ async def open_runtime(
             updates=updates,
             stores=stores,
             worker=worker or None,
+            works=works,
         )
 
 

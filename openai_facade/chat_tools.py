@@ -14,6 +14,7 @@ from mcp_server.errors import Unavailable
 from mcp_server.llm import ChatRequest, Model
 from mcp_server.llm.custom_tools import as_custom, as_functions
 from mcp_server.llm.wire import Frame
+from openai_facade.chat_memory import kept_for_later, without_store
 from openai_facade.delivery import Delivery
 from openai_facade.exchange import Exchange
 from openai_facade.facade import Facade
@@ -50,9 +51,10 @@ async def answer_with_tools(
     toolbox = await open_toolbox(facade.bus, principal, selection)
     specs = await toolbox.specs() if allows_tools(request) else []
     offered = [spec["function"]["name"] for spec in specs]
-    plain, custom = as_functions(function_choice(without_opt_in(request), offered))
+    plain, custom = as_functions(function_choice(without_opt_in(without_store(request)), offered))
     trace = Trace(toolbox.tool_name)
-    events = run_loop(model, toolbox, plain, facade.limits, client_functions(plain))
+    looped = run_loop(model, toolbox, plain, facade.limits, client_functions(plain))
+    events = kept_for_later(facade, principal, delivery.model_id, looped)
     try:
         await send_loop(delivery, trace, _customs(events, custom))
     finally:

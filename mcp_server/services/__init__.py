@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from mcp_server.services.changes import ChangeService
     from mcp_server.services.conversations import ConversationService
     from mcp_server.services.ingest import IngestService
+    from mcp_server.services.kept_turns import TurnService
     from mcp_server.services.kv import KvService
     from mcp_server.services.models import ModelService
     from mcp_server.services.objects import ObjectService
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from mcp_server.services.runs import RunService
     from mcp_server.services.schedules import ScheduleService
     from mcp_server.services.sql import SqlService
+    from mcp_server.services.stored_chats import ChatService
     from mcp_server.services.triggers import TriggerService
     from mcp_server.services.undo import UndoService
     from mcp_server.services.units import UnitService
@@ -32,6 +34,7 @@ class Services:
 
     agents: AgentService
     changes: ChangeService
+    chats: ChatService
     conversations: ConversationService
     ingest: IngestService
     keys: KeyService
@@ -44,6 +47,7 @@ class Services:
     schedules: ScheduleService
     sql: SqlService
     triggers: TriggerService
+    turns: TurnService
     undo: UndoService
     units: UnitService
     uploads: UploadService

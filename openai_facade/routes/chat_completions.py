@@ -9,6 +9,7 @@ from mcp_server.doors import DeclaredRoute
 from mcp_server.errors import Unavailable
 from mcp_server.llm import ChatRequest, Model
 from openai_facade.agent_chat import answer_as_agent
+from openai_facade.chat_memory import deliver, resume, without_store
 from openai_facade.chat_tools import answer_with_tools
 from openai_facade.delivery import Delivery
 from openai_facade.endpoint import declare
@@ -39,7 +40,7 @@ async def _create(facade: Facade, exchange: Exchange) -> None:
         exchange.while_connected(),
         facade.operation(exchange, "run", uri),
     ):
-        delivery = Delivery(exchange, body)
+        delivery = deliver(facade, exchange, principal, body)
         if agent:
             await answer_as_agent(facade, exchange, principal, body, delivery)
         else:
@@ -54,13 +55,13 @@ async def _answer_as_model(
     if selection is None:
         require_offered(body)
     model, known_as = await facade.router.resolve(model_id)
-    request = {**body, "model": known_as}
+    request = {**await resume(facade, principal, body), "model": known_as}
     if selection is not None:
         await answer_with_tools(facade, exchange, principal, model, request, selection, delivery)
     elif delivery.streams:
-        await _relay(delivery, model, request)
+        await _relay(delivery, model, without_store(request))
     else:
-        await delivery.whole(await model.complete(request))
+        await delivery.whole(await model.complete(without_store(request)))
 
 
 async def _relay(delivery: Delivery, model: Model, request: ChatRequest) -> None:

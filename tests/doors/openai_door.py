@@ -34,10 +34,12 @@ from mcp_server.server import IsthmusServer
 from mcp_server.services.agent_work import AgentWork
 from mcp_server.services.agents import AgentService
 from mcp_server.services.conversations import ConversationService
+from mcp_server.services.kept_turns import TurnService
 from mcp_server.services.kv import KvService
 from mcp_server.services.models import ModelService
 from mcp_server.services.run_engine import open_runs, run_stores
 from mcp_server.services.runs import RunService
+from mcp_server.services.stored_chats import ChatService
 from mcp_server.storage.sql.wake import Wake
 from mcp_server.toolbox import BusToolbox
 from openai_facade.app import routes
@@ -166,6 +168,8 @@ async def open_door(
             models=ModelService(operations, router),
             agents=agents,
             runs=runs,
+            chats=ChatService(operations, control),
+            turns=TurnService(operations, control),
             conversations=ConversationService(operations, control),
         )
         server = IsthmusServer(
