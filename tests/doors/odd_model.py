@@ -15,7 +15,10 @@ LOGPROB = {"token": "a", "logprob": -0.5, "bytes": [97], "top_logprobs": []}
 
 
 class OddModel:
-    """Keeps the requests. `{"deltas": [...], "finish": "stop", "refuse": {...}, "break": true}` is obeyed."""
+    """Keeps the requests. `{"deltas": [...], "finish": "stop", "refuse": {...}, "break": true}` is obeyed.
+
+    `{"steps": [{"tool": NAME, "arguments": {...}}, ...], "say": TEXT}`: one call after the other.
+    """
 
     def __init__(self) -> None:
         self.requests: list[dict[str, Any]] = []
@@ -37,6 +40,7 @@ class OddModel:
         refusal = _TOO_LONG if too_long else wanted.get("refuse")
         if refusal is not None:
             return JSONResponse({"error": refusal}, status_code=refusal.get("status", 400))
+        wanted |= _step(wanted, body["messages"])
         return StreamingResponse(_events(wanted), media_type="text/event-stream")
 
 
@@ -55,6 +59,20 @@ def _wanted(messages: list[dict[str, Any]]) -> dict[str, Any]:
             text = content if isinstance(content, str) else content[0]["text"]
             return json.loads(text)
     return {}
+
+
+def _step(wanted: dict[str, Any], messages: list[dict[str, Any]]) -> dict[str, Any]:
+    """Give what the next of the steps says, by how many results there are since the user spoke."""
+    if "steps" not in wanted:
+        return {}
+    asked = max(index for index, each in enumerate(messages) if each["role"] == "user")
+    made = sum(each["role"] == "tool" for each in messages[asked:])
+    if made >= len(wanted["steps"]):
+        return {"deltas": [{"content": wanted["say"]}]}
+    step = wanted["steps"][made]
+    function = {"name": step["tool"], "arguments": json.dumps(step["arguments"])}
+    call = {"index": 0, "id": f"call_{asked}_{made}", "type": "function", "function": function}
+    return {"deltas": [{"content": None, "tool_calls": [call]}], "finish": "tool_calls"}
 
 
 async def _events(wanted: dict[str, Any]) -> AsyncGenerator[str]:
