@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -85,6 +85,20 @@ class Exchange:
                     wire_code="unsupported_content_type",
                 )
 
+    @property
+    def content_type(self) -> str:
+        """What the request says that its body is."""
+        found = [value for name, value in self.scope["headers"] if name == b"content-type"]
+        return found[0].decode("latin-1") if found else ""
+
+    async def read_bytes(self) -> bytes:
+        """Read the body as it is, within the same bound as `read_object`.
+
+        Raises:
+            ClientGone: the client left in the middle of it.
+        """
+        return await self._read()
+
     async def _read(self) -> bytes:
         pieces: list[bytes] = []
         while (message := await self._receive())["type"] == "http.request":
@@ -126,6 +140,24 @@ class Exchange:
         ]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         await self._send({"type": "http.response.body", "body": payload})
+
+    async def pass_on(self, content_type: str, pieces: AsyncIterator[bytes]) -> None:
+        """Answer with bytes as they come; status 200 waits for the first of them.
+
+        An answer of events that breaks off ends with an error event; any other is cut, so that its
+        client sees that it is not whole.
+        """
+        piece = await anext(pieces, b"")
+        kind = (b"content-type", content_type.encode("latin-1", "replace"))
+        headers = [kind, *response_headers(self.scope), *self._extra_headers]
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        self._streaming = content_type.startswith("text/event-stream")
+        self._ended = not self._streaming
+        while piece:
+            await self._write(piece)
+            piece = await anext(pieces, b"")
+        self._ended = True
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     @asynccontextmanager
     async def open_stream(self) -> AsyncGenerator[None]:
