@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from mcp_server.llm import ChatRequest, Chunk, Completion
+from mcp_server.llm.batches import Batch
 from mcp_server.llm.collect import Collected
 from mcp_server.llm.wire import wants_usage
 from openai_facade.exchange import Exchange
@@ -59,6 +60,13 @@ class Delivery:
 
     async def chunk(self, chunk: Chunk) -> None:
         """Tell one chunk; it is changed."""
+        await self._exchange.event(self._told(chunk))
+
+    async def chunks(self, batch: Batch) -> None:
+        """Tell chunks that came together, in one write; they are changed."""
+        await self._exchange.events(map(self._told, batch))
+
+    def _told(self, chunk: Chunk) -> bytes:
         self._mark(chunk)
         if self.include_usage:
             chunk.setdefault("usage", None)
@@ -66,7 +74,7 @@ class Delivery:
             self._collected.add(chunk)
         if self._old:
             chunk = old_chunk(chunk)
-        await self._exchange.event(orjson.dumps(chunk))
+        return orjson.dumps(chunk)
 
     async def end(self) -> None:
         """End the stream."""

@@ -8,6 +8,7 @@ from mcp_server.auth.principal import Principal, current_principal
 from mcp_server.doors import DeclaredRoute
 from mcp_server.errors import Unavailable
 from mcp_server.llm import ChatRequest, Model
+from mcp_server.llm.batches import batches_of
 from openai_facade.agent_chat import answer_as_agent
 from openai_facade.chat_memory import deliver, resume, without_store
 from openai_facade.chat_tools import answer_with_tools
@@ -66,12 +67,12 @@ async def _answer_as_model(
 
 async def _relay(delivery: Delivery, model: Model, request: ChatRequest) -> None:
     """Pass chunks on as they come; the 200 waits for the first, so that a refusal keeps its status."""
-    async with aclosing(model.stream(request)) as chunks:
-        chunk = await anext(chunks, None)
-        if chunk is None:
+    async with aclosing(batches_of(model, request)) as batches:
+        batch = await anext(batches, None)
+        if batch is None:
             raise Unavailable("the model ended its answer before it began; try again")
         async with delivery.opened():
-            while chunk is not None:
-                await delivery.chunk(chunk)
-                chunk = await anext(chunks, None)
+            while batch is not None:
+                await delivery.chunks(batch)
+                batch = await anext(batches, None)
             await delivery.end()
