@@ -41,6 +41,7 @@ from mcp_server.services.conversations import ConversationService
 from mcp_server.services.ingest import IngestService
 from mcp_server.services.kept_turns import open_turns
 from mcp_server.services.kv import KvService, keeping_kv
+from mcp_server.services.media import MediaService
 from mcp_server.services.models import open_models
 from mcp_server.services.moves.importing import refuse_unfinished
 from mcp_server.services.objects import collecting
@@ -160,6 +161,7 @@ async def open_runtime(
             keys=keys,
             kv=kv,
             links=LinkService(operations, control, objects, keys.scopes_now, _address(settings)),
+            media=MediaService(operations, objects, fetcher),
             models=await stack.enter_async_context(
                 open_models(operations, control, engines.router, engines.cache)
             ),

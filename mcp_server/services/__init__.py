@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mcp_server.services.ingest import IngestService
     from mcp_server.services.kept_turns import TurnService
     from mcp_server.services.kv import KvService
+    from mcp_server.services.media import MediaService
     from mcp_server.services.models import ModelService
     from mcp_server.services.objects import ObjectService
     from mcp_server.services.objects.links import LinkService
@@ -40,6 +41,7 @@ class Services:
     keys: KeyService
     kv: KvService
     links: LinkService
+    media: MediaService
     models: ModelService
     objects: ObjectService
     responses: ResponseService

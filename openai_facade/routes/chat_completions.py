@@ -10,6 +10,7 @@ from mcp_server.errors import Unavailable
 from mcp_server.llm import ChatRequest, Model
 from mcp_server.llm.batches import batches_of
 from openai_facade.agent_chat import answer_as_agent
+from openai_facade.chat_media import with_media
 from openai_facade.chat_memory import deliver, resume, without_store
 from openai_facade.chat_tools import answer_with_tools
 from openai_facade.delivery import Delivery
@@ -42,10 +43,12 @@ async def _create(facade: Facade, exchange: Exchange) -> None:
         facade.operation(exchange, "run", uri),
     ):
         delivery = deliver(facade, exchange, principal, body)
+        messages = await with_media(facade.services.media, principal, body["messages"])
+        request = {**body, "messages": messages}
         if agent:
-            await answer_as_agent(facade, exchange, principal, body, delivery)
+            await answer_as_agent(facade, exchange, principal, request, delivery)
         else:
-            await _answer_as_model(facade, exchange, principal, with_tools(body), delivery)
+            await _answer_as_model(facade, exchange, principal, with_tools(request), delivery)
 
 
 async def _answer_as_model(

@@ -85,7 +85,10 @@ def _refusal(place: str, part: dict[str, Any]) -> None:
 def _image(place: str, part: dict[str, Any]) -> None:
     here = f"{place}.image_url"
     image = as_object(here, required(part, "image_url", here))
-    required_string(image, "url", here)
+    if image.get("file_id") is None:
+        required_string(image, "url", here)
+    else:
+        as_string(f"{here}.file_id", image["file_id"])
     if image.get("detail") is not None:
         one_of(("auto", "low", "high"))(f"{here}.detail", image["detail"])
 

@@ -170,6 +170,7 @@ async def open_door(
             runs=runs,
             chats=ChatService(operations, control),
             turns=TurnService(operations, control),
+            media=None,  # needs blobs: tests of it have a whole server
             conversations=ConversationService(operations, control),
         )
         server = IsthmusServer(
