@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from mcp_server.agents.events import ToolFinished
+from mcp_server.agents.steps import Steps
 from openai_facade.responses.context import Context
+from openai_facade.responses.tools import ResponseToolbox
 from openai_facade.translate.response_calls import CallKind
+from openai_facade.translate.response_events import Event, ResponseEvents
 from openai_facade.translate.response_messages import model_name
 from openai_facade.wire.faults import invalid
 
@@ -76,6 +80,38 @@ def read_approvals(context: Context, calls: Mapping[str, CallKind]) -> list[Answ
             _require_tool(place, answer, calls)
         answered.append(answer)
     return answered
+
+
+async def answer_approvals(
+    told: ResponseEvents,
+    toolbox: ResponseToolbox,
+    answered: Sequence[Answered],
+    steps: Steps | None,
+) -> AsyncGenerator[Event, None]:
+    """Make the calls that a person allowed, and tell of those that were refused.
+
+    What `told` holds already is not done again; with `steps` each call has the key of its own step.
+    """
+    done = {
+        item.get("approval_request_id")
+        for item in told.response["output"]
+        if item.get("status") in {"completed", "failed"}
+    }
+    for answer in answered:
+        if answer.request in done:
+            continue
+        if not answer.approved:
+            about = (answer.label, answer.tool, answer.arguments, answer.request, answer.refusal)
+            for event in told.refused(*about):
+                yield event
+            continue
+        call, name = f"call_{answer.request}", answer.function
+        for event in told.approved(call, name, answer.arguments, answer.request):
+            yield event
+        key = None if steps is None else steps.key(f"approved/{answer.request}")
+        outcome = await toolbox.attempt(name, answer.read(), key=key)
+        for event in told.feed(ToolFinished(call, name, outcome.text, outcome.is_error, 0)):
+            yield event
 
 
 def _require_tool(place: str, answer: Answered, calls: Mapping[str, CallKind]) -> None:

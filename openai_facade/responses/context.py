@@ -10,7 +10,7 @@ from mcp_server.auth.principal import Principal
 from mcp_server.errors import NotFound
 from mcp_server.services.responses import ResponseService
 from openai_facade.translate.response_items import kept_items
-from openai_facade.translate.response_object import ENDED, Item
+from openai_facade.translate.response_object import ENDED, Item, Response
 from openai_facade.wire.faults import InvalidRequest, invalid, missing
 from openai_facade.wire.responses import conversation_id
 
@@ -44,6 +44,14 @@ class Context:
     @property
     def items(self) -> list[Item]:
         return [*self.earlier, *self.own]
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What an earlier attempt at a response told: the folded `response`, and the next event's number."""
+
+    response: Response
+    sequence: int
 
 
 async def load_context(

@@ -29,7 +29,7 @@ async def count_input(
     """
     check_context(body)
     context = await load_context(facade.services.responses, memory, principal, body)
-    tools = await gather_tools(facade.bus, principal, body, context.items)
+    tools = await gather_tools(facade.bus, None, principal, body, context.items)
     messages = messages_of_items([*context.instructions, *context.items], Sources())
     total = _PER_REPLY
     for message in messages:

@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from mcp_server.agents.events import Finished, ToolFinished
+from mcp_server.agents.events import Finished
 from mcp_server.agents.loop import run_loop
 from mcp_server.agents.steps import NOTHING_TOLD, Steps, Told
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import AppError, LeaseLost, Unavailable
 from mcp_server.llm import ChatRequest, Model, UpstreamError
 from mcp_server.services.responses import StoredResponse
-from openai_facade.errors import envelope
+from openai_facade.chat_media import with_media
 from openai_facade.facade import Facade
-from openai_facade.responses.approvals import Answered, read_approvals
-from openai_facade.responses.context import Context, Memory, load_context
+from openai_facade.responses.approvals import Answered, answer_approvals, read_approvals
+from openai_facade.responses.context import Begun, Context, Memory, load_context
+from openai_facade.responses.failure import failure_of
 from openai_facade.responses.tools import ResponseToolbox, ToolSet, gather_tools
 from openai_facade.translate.response_events import Event, ResponseEvents
 from openai_facade.translate.response_messages import messages_of_items
-from openai_facade.translate.response_object import Response, new_response, response_id
+from openai_facade.translate.response_object import Item, Response, new_response, response_id
 from openai_facade.translate.response_request import chat_request, wants_logprobs
 from openai_facade.translate.response_search import Sources
 from openai_facade.translate.response_shorten import shortened
 from openai_facade.wire.responses import check_response, conversation_id
-
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """What an earlier attempt at a response told: the folded `response`, and the next event's number."""
-
-    response: Response
-    sequence: int
 
 
 async def begin(
@@ -52,7 +45,9 @@ async def begin(
     """
     model_id = check_response(body)
     context = await load_context(facade.services.responses, memory, principal, body)
-    tools = await gather_tools(facade.bus, principal, body, context.items)
+    tools = await gather_tools(
+        *(facade.bus, facade.services.outside_tools, principal, body, context.items)
+    )
     answered = read_approvals(context, tools.calls)
     messages_of_items(context.items, Sources())  # so that a gap shows before anything is told
     model, known_as = await facade.router.resolve(model_id)
@@ -113,6 +108,11 @@ class Answering:
         return self._told.response
 
     @property
+    def own(self) -> list[Item]:
+        """The items of its request, each with its id."""
+        return self._asked.context.own
+
+    @property
     def has_effects(self) -> bool:
         """Tell whether a tool was begun: to ask again would then run it again."""
         return self._told.has_effects
@@ -126,7 +126,7 @@ class Answering:
         response that failed before it held anything is not stored: a door answers with the error. With
         `steps` and `told` it may be interrupted anywhere and go on: see `run_loop`.
         """
-        for event in self._told.resume() if self._resumed else self._told.begin():
+        for event in self._begin():
             yield event
         try:
             async with aclosing(self._answer(steps, told)) as events:
@@ -137,21 +137,26 @@ class Answering:
             raise  # another worker goes on with it
         except AppError as error:
             self.failure = error
-            code, message, body = _failure(error)
+            code, message, body = failure_of(error)
             for event in self._told.fail(code, message):
                 yield event
+            if self.response["output"] or self.response["background"]:
+                await self._keep_failed(steps)  # first: SDKs leave when they read of the error
             yield self._told.error(body)
-            if self.response["output"]:
-                await self._keep_failed(steps)
         yield self._told.last()
 
+    def _begin(self) -> list[Event]:
+        if self._resumed:
+            return self._told.resume()
+        queued = self.response["status"] == "queued"
+        return [*self._told.begin(), *(self._told.resume() if queued else ())]
+
     async def _answer(self, steps: Steps | None, told: Told) -> AsyncGenerator[Event, None]:
-        if not self._resumed:
-            for label, tools in self._asked.tools.listings:
-                for event in self._told.listed(label, tools):
-                    yield event
+        for event in self._list_servers():
+            yield event
         toolbox = self._toolbox()
-        async with aclosing(self._answer_approvals(toolbox, steps)) as events:
+        approvals = answer_approvals(self._told, toolbox, self._asked.answered, steps)
+        async with aclosing(approvals) as events:
             async for event in events:
                 yield event
         finished: Finished | None = None
@@ -167,11 +172,22 @@ class Answering:
         for event in self._told.finish(finished, at=int(time.time())):
             yield event
 
+    def _list_servers(self) -> list[Event]:
+        listed = {item["server_label"] for item in self._of_type("mcp_list_tools")}
+        told: list[Event] = []
+        for label, tools in self._asked.tools.listings:
+            told += [] if label in listed else self._told.listed(label, tools)
+        for label, why in self._asked.tools.not_listed:
+            told += [] if label in listed else self._told.not_listed(label, why)
+        return told
+
     async def _loop(
         self, toolbox: ResponseToolbox, steps: Steps | None, told: Told
     ) -> AsyncGenerator[Any, None]:
         """Ask the model; with truncation auto, again with a shorter context if it was too long."""
         request = self._request()
+        media = self._facade.services.media
+        request["messages"] = await with_media(media, self._principal, request["messages"])
         while True:
             begun = False
             try:
@@ -207,8 +223,8 @@ class Answering:
     def _request(self) -> ChatRequest:
         """Give the chat request: instructions, what it goes on from, its input, and calls just allowed."""
         context = self._asked.context
-        told = [item for item in self.response["output"] if item["type"] == "mcp_call"]
-        approved = [item for item in told if item.get("approval_request_id")]
+        calls = self._of_type("mcp_call")
+        approved = [item for item in calls if item.get("approval_request_id")]
         items = [*context.instructions, *context.items, *approved]
         self._sources.files.clear()
         messages = messages_of_items(items, self._sources)
@@ -220,38 +236,14 @@ class Answering:
             request["tools"] = tools.shown
         return request
 
-    async def _answer_approvals(
-        self, toolbox: ResponseToolbox, steps: Steps | None
-    ) -> AsyncGenerator[Event, None]:
-        done = {
-            item.get("approval_request_id")
-            for item in self.response["output"]
-            if item.get("status") in {"completed", "failed"}
-        }
-        for answer in self._asked.answered:
-            if answer.request in done:
-                continue
-            if not answer.approved:
-                for event in self._told.refused(
-                    *(answer.label, answer.tool, answer.arguments, answer.request, answer.refusal)
-                ):
-                    yield event
-                continue
-            call = f"call_{answer.request}"
-            name, given = answer.function, answer.arguments
-            for event in self._told.approved(call, name, given, answer.request):
-                yield event
-            key = None if steps is None else steps.key(f"approved/{answer.request}")
-            outcome = await toolbox.attempt(name, answer.read(), key=key)
-            for event in self._told.feed(
-                ToolFinished(call, name, outcome.text, outcome.is_error, 0)
-            ):
-                yield event
+    def _of_type(self, kind: str) -> list[Item]:
+        return [item for item in self.response["output"] if item["type"] == kind]
 
     def _toolbox(self) -> ResponseToolbox:
         most = self._asked.body.get("max_tool_calls")
         return ResponseToolbox(
-            *(self._facade.bus, self._principal, self._asked.tools, self._sources),
+            *(self._facade.bus, self._facade.services.outside_tools, self._principal),
+            *(self._asked.tools, self._sources),
             self._told.found,
             most,
         )
@@ -285,12 +277,3 @@ class Answering:
             await self._store(steps)
         except AppError:
             return
-
-
-def _failure(error: AppError) -> tuple[str, str, Mapping[str, Any]]:
-    """Give the code and text of a response's `error`, and the body of the error event."""
-    body = envelope(error)["error"]
-    if error.status == 429:
-        return "rate_limit_exceeded", body["message"], body
-    code = "server_error" if error.status >= 500 else "invalid_prompt"
-    return code, body["message"], body

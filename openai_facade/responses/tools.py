@@ -9,7 +9,8 @@ from typing import Any, cast
 from mcp_server.agents.events import ToolOutcome
 from mcp_server.auth.principal import Principal
 from mcp_server.bus import Bus
-from mcp_server.errors import AppError
+from mcp_server.errors import AppError, Timeout, Unavailable
+from mcp_server.services.outside_tools import OutsideServer, OutsideTool, OutsideTools
 from openai_facade.responses.file_search import FileSearch
 from openai_facade.translate.mcp_opt_in import LABEL
 from openai_facade.translate.response_calls import CallKind
@@ -37,15 +38,18 @@ class ToolSet:
     """What a model may call. `calls` says for each function what its call becomes.
 
     `shown` are the specs of those that end the turn, `made` of those that this server makes itself;
-    `listings` are what servers list that the context does not list already.
+    `listings` are what servers list that the context does not list already, `not_listed` why one could
+    not list; `outside` are the servers elsewhere by their labels.
     """
 
     calls: dict[str, CallKind] = field(default_factory=dict[str, CallKind])
     shown: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     made: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    outside: dict[str, OutsideServer] = field(default_factory=dict[str, OutsideServer])
     listings: list[tuple[str, list[dict[str, Any]]]] = field(
         default_factory=list[tuple[str, list[dict[str, Any]]]]
     )
+    not_listed: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     search: Mapping[str, Any] | None = None
     choice: object = None
 
@@ -68,12 +72,19 @@ class ToolSet:
 
 
 async def gather_tools(
-    bus: Bus, principal: Principal, body: Mapping[str, Any], context: Sequence[Item]
+    bus: Bus,
+    outside: OutsideTools | None,
+    principal: Principal,
+    body: Mapping[str, Any],
+    context: Sequence[Item],
 ) -> ToolSet:
     """Give the tools of a checked body; those of the client come first, and hide others.
 
+    With `outside` none, servers elsewhere are left out.
+
     Raises:
-        InvalidRequest: another server, a tool that is not there, or a choice of one.
+        InvalidRequest: an unknown server, a tool that is not there, or a choice of one.
+        InvalidInput: a server's URL may not be reached.
     """
     tools = ToolSet()
     asked = cast("list[dict[str, Any]]", body.get("tools") or [])
@@ -81,13 +92,20 @@ async def gather_tools(
         if tool["type"] in {"function", "custom"}:
             spec = function_spec(tool) if tool["type"] == "function" else custom_spec(tool)
             tools.add(tool["name"], CallKind(tool["type"]), spec)
-    listed = {item["server_label"] for item in context if item["type"] == "mcp_list_tools"}
+    listed = {
+        item["server_label"]: item["tools"] for item in context if item["type"] == "mcp_list_tools"
+    }
     for index, tool in enumerate(asked):
         if tool["type"] == "mcp":
             place = f"tools[{index}]"
-            _require_own(place, tool)
-            seen = allowed_tools(place, tool, await bus.list_tools(principal))
-            _add_server(tools, tool, seen, known=tool["server_label"] in listed)
+            server = _server(place, tool)
+            if server is None:
+                there: Sequence[Listed] | None = await bus.list_tools(principal)
+            else:
+                there = await _listed(tools, outside, principal, tool, server, listed)
+            if there is not None:
+                seen = allowed_tools(place, tool, there)
+                _add_server(tools, tool, seen, known=tool["server_label"] in listed)
         elif tool["type"] == "file_search":
             tools.search = tool
             tools.add(FUNCTION, CallKind("search"), SPEC)
@@ -97,14 +115,52 @@ async def gather_tools(
     return tools
 
 
-def _require_own(place: str, tool: Mapping[str, Any]) -> None:
-    if tool["server_label"] != LABEL or tool.get("server_url") is not None:
-        named = "server_label" if tool.get("server_url") is None else "server_url"
+def _server(place: str, tool: Mapping[str, Any]) -> OutsideServer | None:
+    """Give the server elsewhere that an `mcp` tool names; None for this one."""
+    url = tool.get("server_url")
+    if (url is None) != (tool["server_label"] == LABEL):
         raise unsupported(
-            f"{place}.{named}",
-            f"only the tools of this server can be used here; send server_label {LABEL!r} "
-            "without server_url.",
+            f"{place}.server_label",
+            f"{LABEL!r} is this server, without a server_url; another one needs its server_url.",
         )
+    if url is None:
+        return None
+    headers = dict(tool.get("headers") or {})
+    if tool.get("authorization") is not None:
+        headers["Authorization"] = f"Bearer {tool['authorization']}"
+    return OutsideServer(url, headers)
+
+
+async def _listed(
+    tools: ToolSet,
+    outside: OutsideTools | None,
+    principal: Principal,
+    tool: Mapping[str, Any],
+    server: OutsideServer,
+    known: Mapping[str, list[dict[str, Any]]],
+) -> Sequence[Listed] | None:
+    """Give the tools of a server elsewhere, as the context lists them or as it does now."""
+    if outside is None:
+        return None
+    label = tool["server_label"]
+    tools.outside[label] = server
+    if label in known:
+        return [_outside_tool(each) for each in known[label]]
+    try:
+        return await outside.list(principal, server)
+    except (Unavailable, Timeout) as error:
+        tools.not_listed.append((label, error.message))
+        return None
+
+
+def _outside_tool(listed: Mapping[str, Any]) -> OutsideTool:
+    hints: Mapping[str, Any] = listed.get("annotations") or {}
+    return OutsideTool(
+        listed["name"],
+        listed.get("description") or "",
+        listed.get("input_schema") or {"type": "object"},
+        hints.get("readOnlyHint") is True,
+    )
 
 
 def _add_server(
@@ -132,6 +188,7 @@ class ResponseToolbox:
     def __init__(
         self,
         bus: Bus,
+        outside: OutsideTools,
         principal: Principal,
         tools: ToolSet,
         sources: Sources,
@@ -139,6 +196,7 @@ class ResponseToolbox:
         most_calls: int | None,
     ) -> None:
         self._bus = bus
+        self._outside = outside
         self._principal = principal
         self._tools = tools
         self._search = None
@@ -168,6 +226,10 @@ class ResponseToolbox:
         self._made += 1
         if call.kind == "search" and self._search is not None:
             return await self._search.search(arguments, key=key)
+        server = self._tools.outside.get(call.label)
+        if server is not None:
+            told = await self._outside.call(self._principal, server, call.tool, arguments)
+            return ToolOutcome(told.text, told.is_error)
         result = await self._bus.call(self._principal, call.tool, arguments, key, by_model=True)
         return ToolOutcome(result.text, result.is_error)
 
@@ -183,4 +245,6 @@ class ResponseToolbox:
     def repeatable(self, name: str) -> bool:
         """Tell whether a call made twice with one key takes effect once."""
         call = self._tools.calls.get(name)
-        return call is None or call.kind == "search" or self._bus.is_repeatable(call.tool)
+        if call is None or call.kind == "search":
+            return True
+        return call.label not in self._tools.outside and self._bus.is_repeatable(call.tool)

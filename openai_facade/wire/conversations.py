@@ -7,8 +7,8 @@ from typing import Any, cast
 from mcp_server.services.conversations import Conversation
 from openai_facade.wire.faults import InvalidRequest, invalid, missing, unsupported
 from openai_facade.wire.fields import as_array, as_string
+from openai_facade.wire.metadata import check_metadata
 from openai_facade.wire.response_input import check_item, kind_of
-from openai_facade.wire.responses import check_metadata
 
 _MOST_ITEMS = 20  # at a time: OpenAI's document 2.3.0
 _LONGEST_ID = 200
