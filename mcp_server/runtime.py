@@ -47,6 +47,7 @@ from mcp_server.services.moves.importing import refuse_unfinished
 from mcp_server.services.objects import collecting
 from mcp_server.services.objects.links import LinkService
 from mcp_server.services.objects.uploads import UploadService
+from mcp_server.services.outside_tools import OutsideTools
 from mcp_server.services.responses import open_responses
 from mcp_server.services.run_engine import open_runs, run_stores
 from mcp_server.services.run_results import TOOL_KIND
@@ -166,6 +167,7 @@ async def open_runtime(
                 open_models(operations, control, engines.router, engines.cache)
             ),
             objects=objects,
+            outside_tools=OutsideTools(operations, fetcher),
             responses=await stack.enter_async_context(open_responses(operations, control)),
             runs=runs,
             schedules=ScheduleService(*standing),

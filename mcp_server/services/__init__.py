@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mcp_server.services.objects import ObjectService
     from mcp_server.services.objects.links import LinkService
     from mcp_server.services.objects.uploads import UploadService
+    from mcp_server.services.outside_tools import OutsideTools
     from mcp_server.services.responses import ResponseService
     from mcp_server.services.runs import RunService
     from mcp_server.services.schedules import ScheduleService
@@ -44,6 +45,7 @@ class Services:
     media: MediaService
     models: ModelService
     objects: ObjectService
+    outside_tools: OutsideTools
     responses: ResponseService
     runs: RunService
     schedules: ScheduleService

@@ -15,7 +15,7 @@ from openai import AsyncOpenAI
 from pydantic import BaseModel
 
 from tests.doors.fixtures import make_key
-from tests.doors.live import Live, open_live, serving
+from tests.doors.live import BusDoor, Live, open_live, serving
 from tests.doors.odd_model import OddModel
 
 WEATHER: Any = {
@@ -221,6 +221,22 @@ async def test_parts_reach_the_model_in_its_own_form(world: World) -> None:
             "file": {"filename": "a.txt", "file_data": "data:text/plain;base64,aGk="},
         },
     ]
+
+
+async def test_a_stored_file_reaches_the_model_as_text(world: World) -> None:
+    bus = BusDoor(world.live)
+    put = {"bucket": "files", "key": "file-note", "text": "noon", "content_type": "text/plain"}
+    assert not (await bus.call("object_put", put)).is_error
+    parts = [
+        {"type": "input_text", "text": "{}"},
+        {"type": "input_file", "file_id": "file-note"},
+    ]
+    world.odd.requests.clear()
+    await ask(world.client, [{"role": "user", "content": parts}], model="odd")
+    assert "noon" in world.odd.requests[0]["messages"][0]["content"][1]["text"]
+    parts[1] = {"type": "input_file", "file_id": "file-absent"}
+    with pytest.raises(openai.BadRequestError):
+        await ask(world.client, [{"role": "user", "content": parts}], model="odd")
 
 
 async def test_what_the_model_thinks_is_an_item_of_its_own(world: World) -> None:

@@ -100,7 +100,11 @@ async def test_without_a_word_every_call_is_asked_about(world: World) -> None:
     assert (request.name, json.loads(request.arguments)) == ("kv_set", {"key": "r2", "value": 1})
     assert await value_of(world, "r2") is None
 
-    answer: Any = {"type": "mcp_approval_response", "approval_request_id": request.id, "approve": True}
+    answer: Any = {
+        "type": "mcp_approval_response",
+        "approval_request_id": request.id,
+        "approve": True,
+    }
     done: Any = await world.client.responses.create(
         model="default", input=[answer], previous_response_id=asked.id, tools=[ASKS]
     )
@@ -154,7 +158,11 @@ async def test_approvals_follow_their_filters(world: World) -> None:
 
 
 async def test_an_answer_to_nothing_is_refused(world: World) -> None:
-    answer: Any = {"type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": True}
+    answer: Any = {
+        "type": "mcp_approval_response",
+        "approval_request_id": "mcpr_1",
+        "approve": True,
+    }
     with pytest.raises(openai.BadRequestError) as caught:
         await world.client.responses.create(model="default", input=[answer], tools=[ASKS])
     assert caught.value.param == "input[0].approval_request_id"
@@ -191,7 +199,9 @@ async def test_a_search_cites_what_it_found(world: World) -> None:
 
     plain = await ask(world, "file_search", query, tools=[tool])
     assert plain.output[0].results is None
-    kept: Any = await world.client.responses.retrieve(plain.id, include=["file_search_call.results"])
+    kept: Any = await world.client.responses.retrieve(
+        plain.id, include=["file_search_call.results"]
+    )
     assert kept.output[0].results[0].file_id == "file-1"
     kept = await world.client.responses.retrieve(plain.id)
     assert kept.output[0].results is None
@@ -225,8 +235,49 @@ async def test_a_choice_narrows_the_tools(world: World) -> None:
     assert caught.value.param == "tool_choice"
 
 
-async def test_a_server_elsewhere_is_refused(world: World) -> None:
-    elsewhere = {"type": "mcp", "server_label": "other", "server_url": "https://mcp.example.com"}
-    with pytest.raises(openai.BadRequestError) as caught:
+async def test_a_server_elsewhere_is_reached_where_the_guard_admits_it(
+    world: World, scratch: Path
+) -> None:
+    there = world.live.url.removeprefix("http://")
+    elsewhere: Any = {
+        "type": "mcp",
+        "server_label": "other",
+        "server_url": f"{world.live.url}/mcp",
+        "authorization": world.live.key,
+        "require_approval": "never",
+    }
+    with pytest.raises(openai.BadRequestError, match="not on the public internet"):
         await ask(world, "x", {}, tools=[elsewhere])
-    assert (caught.value.param, caught.value.code) == ("tools[0].server_url", "unsupported_value")
+    async with (
+        open_live(scratch / "response-elsewhere", fetch_allow=(there,)) as live,
+        AsyncOpenAI(base_url=f"{live.url}/v1", api_key=live.key, max_retries=0) as client,
+    ):
+        here = World(live, client)
+        given = {"key": "r8", "value": 8}
+        first = await ask(here, "other__kv_set", given, tools=[elsewhere])
+        assert kinds(first) == ["mcp_list_tools", "mcp_call", "message"]
+        assert (first.output[1].name, first.output[1].server_label) == ("kv_set", "other")
+        assert (await value_of(world, "r8"))["value"] == 8
+        assert await value_of(here, "r8") is None
+        assert "authorization" not in first.tools[0].to_dict()
+        more = {"previous_response_id": first.id}
+        second = await ask(here, "other__kv_get", {"key": "r8"}, tools=[elsewhere], **more)
+        assert kinds(second) == ["mcp_call", "message"]
+        locked = elsewhere | {"authorization": "sk-wrong"}
+        third = await ask(here, "other__kv_get", {"key": "r8"}, tools=[locked])
+        assert third.output[0].error.startswith("the MCP server at ")
+        assert "there is no tool 'other__kv_get'" in third.output_text
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        {"server_label": "other"},
+        {"server_label": "isthmus", "server_url": "https://mcp.example.com"},
+        {"server_label": "x", "connector_id": "connector_dropbox"},
+    ],
+)
+async def test_a_server_that_is_none_is_refused(world: World, tool: dict[str, str]) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        await ask(world, "x", {}, tools=[{"type": "mcp", **tool}])
+    assert caught.value.code == "unsupported_value"
