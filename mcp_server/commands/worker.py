@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 
+from mcp_server.app import bind_works
 from mcp_server.errors import ConfigurationError
 from mcp_server.runtime import open_runtime
 from mcp_server.settings import Settings
@@ -34,6 +35,7 @@ async def worker(settings: Settings, concurrency: int | None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     async with open_runtime(settings, concurrency=slots) as runtime:
+        bind_works(runtime)
         print(f"Isthmus worker is ready ({slots} slots)", flush=True)
         await stopped.wait()
         if runtime.worker is not None:

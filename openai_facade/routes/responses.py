@@ -1,8 +1,8 @@
-"""`/v1/responses`: create, read, delete, the items of the input, and how many tokens it has."""
+"""`/v1/responses`: create, read, follow, cancel, delete, the items of the input, and how many tokens it has."""
 
 from __future__ import annotations
 
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 import orjson
@@ -15,10 +15,12 @@ from mcp_server.services.responses import StoredResponse, model_uri
 from openai_facade.endpoint import declare
 from openai_facade.exchange import Exchange
 from openai_facade.facade import AGENT_PREFIX, Facade
+from openai_facade.responses import background
 from openai_facade.responses.counting import count_input
 from openai_facade.responses.engine import Answering, begin
+from openai_facade.responses.memory import remembering
 from openai_facade.translate.response_items import shown_item
-from openai_facade.wire.faults import unsupported
+from openai_facade.translate.response_object import ENDED
 from openai_facade.wire.pages import (
     Page,
     include_of,
@@ -27,6 +29,7 @@ from openai_facade.wire.pages import (
     query_of,
     unknown_cursor,
 )
+from openai_facade.wire.response_query import stream_arguments
 from openai_facade.wire.responses import check_response
 
 PATH = "/v1/responses"
@@ -54,11 +57,15 @@ def routes(facade: Facade) -> list[DeclaredRoute]:
     async def input_tokens(exchange: Exchange) -> None:
         await _input_tokens(facade, exchange)
 
+    async def cancel(exchange: Exchange) -> None:
+        await _cancel(facade, exchange)
+
     return [
         declare(facade, PATH, create, methods=["POST"], verb="run"),
         declare(facade, f"{PATH}/input_tokens", input_tokens, methods=["POST"], verb="read"),
         declare(facade, ONE, retrieve, methods=["GET"], verb="read"),
         declare(facade, ONE, delete, methods=["DELETE"], verb="write"),
+        declare(facade, f"{ONE}/cancel", cancel, methods=["POST"], verb="run"),
         declare(facade, f"{ONE}/input_items", input_items, methods=["GET"], verb="read"),
     ]
 
@@ -66,20 +73,41 @@ def routes(facade: Facade) -> list[DeclaredRoute]:
 async def _create(facade: Facade, exchange: Exchange) -> None:
     body = await exchange.read_object()
     model_id = check_response(body)
-    if body.get("background"):
-        raise unsupported("background", "responses run in the foreground here; leave it out.")
     if model_id.startswith(AGENT_PREFIX):
         raise NotFound(f"agent {model_id!r} answers chat completions only", param="model")
     async with (
         exchange.while_connected(),
         facade.operation(exchange, "run", model_uri(model_id)),
+        AsyncExitStack() as stack,
     ):
-        answering = await begin(facade, current_principal(), body)
+        if body.get("background"):
+            await _create_in_background(facade, exchange, body)
+            return
+        held = remembering(facade, current_principal(), body)
+        memory = await stack.enter_async_context(held)
+        answering = await begin(facade, current_principal(), body, memory=memory)
         try:
             await send(exchange, answering, stream=bool(body.get("stream")))
         finally:
             if answering.has_effects:
                 exchange.forbid_retry()
+
+
+async def _create_in_background(facade: Facade, exchange: Exchange, body: dict[str, Any]) -> None:
+    queued = await background.start(facade, current_principal(), body)
+    if body.get("stream"):
+        await _follow(facade, exchange, queued["id"], -1)
+    else:
+        await exchange.answer(orjson.dumps(queued))
+
+
+async def _follow(facade: Facade, exchange: Exchange, response: str, after: int) -> None:
+    """Stream the events with a number over `after`; who leaves does not stop what is followed."""
+    followed = background.follow(facade, current_principal(), response, after)
+    async with aclosing(followed) as events, exchange.open_stream():
+        async for event in events:
+            await exchange.named_event(event["type"], orjson.dumps(event))
+    await exchange.done()
 
 
 async def send(exchange: Exchange, answering: Answering, *, stream: bool) -> None:
@@ -113,17 +141,33 @@ async def send(exchange: Exchange, answering: Answering, *, stream: bool) -> Non
 
 async def _retrieve(facade: Facade, exchange: Exchange) -> None:
     stored = await _stored(facade, exchange)
-    include = include_of(query_of(exchange.scope))
+    query = query_of(exchange.scope)
+    after = stream_arguments(query)
+    if after is not None:
+        await background.check_followable(facade, current_principal(), stored)
+        async with exchange.while_connected():
+            await _follow(facade, exchange, stored.id, after)
+        return
+    include = include_of(query)
+    response = await background.now(facade, current_principal(), stored)
     items = [
         shown_item({**item, **stored.hidden.get(item["id"], {})}, include)
-        for item in stored.response["output"]
+        for item in response["output"]
     ]
-    await exchange.answer(orjson.dumps(stored.response | {"output": items}))
+    await exchange.answer(orjson.dumps(response | {"output": items}))
+
+
+async def _cancel(facade: Facade, exchange: Exchange) -> None:
+    stored = await _stored(facade, exchange)
+    ended = await background.cancel(facade, current_principal(), stored)
+    await exchange.answer(orjson.dumps(ended))
 
 
 async def _delete(facade: Facade, exchange: Exchange) -> None:
-    await facade.count(exchange)
     response = _id(exchange)
+    stored = await _stored(facade, exchange)
+    if stored.response["status"] not in ENDED:
+        await background.cancel(facade, current_principal(), stored)
     await facade.services.responses.delete(current_principal(), response)
     gone = {"id": response, "object": "response", "deleted": True}
     await exchange.answer(orjson.dumps(gone))
@@ -159,7 +203,8 @@ async def _input_tokens(facade: Facade, exchange: Exchange) -> None:
     model = body.get("model")
     uri = model_uri(model) if isinstance(model, str) else Listing("model://")
     async with facade.operation(exchange, "read", uri):
-        tokens = await count_input(facade, current_principal(), body)
+        memory = facade.services.conversations
+        tokens = await count_input(facade, current_principal(), body, memory)
     counted = {"object": "response.input_tokens", "input_tokens": tokens}
     await exchange.answer(orjson.dumps(counted))
 
