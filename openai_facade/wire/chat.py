@@ -41,7 +41,7 @@ def check_chat(body: dict[str, Any]) -> str:
     model = as_string("model", required(body, "model"))
     check_messages(required(body, "messages"))
     for name, value in body.items():
-        check = _FIELDS.get(name)
+        check = CHAT_FIELDS.get(name)
         if check is not None:
             if value is not None:
                 check(name, value)
@@ -126,7 +126,7 @@ _CHECKED_BELOW = frozenset(
 )
 
 # Bounds: OpenAI's OpenAPI document 2.3.0, CreateChatCompletionRequest.
-_FIELDS: dict[str, Check] = {
+CHAT_FIELDS: dict[str, Check] = {
     "audio": _audio,
     "frequency_penalty": number(-2, 2),
     "logit_bias": _logit_bias,
