@@ -58,6 +58,24 @@ async def answer_as_agent(
             exchange.forbid_retry()
 
 
+async def agent_events(
+    facade: Facade, principal: Principal, body: ChatRequest
+) -> AsyncGenerator[LoopEvent, None]:
+    """Run the agent that the model id of a chat body names, and give what its loop tells.
+
+    To close this cancels the run.
+
+    Raises:
+        AppError: there is no such agent, the request does not fit, or the run failed.
+    """
+    _require_no_tools(body)
+    run = await _unbroken(_start(facade, principal, body))
+    text = RunText(whole_turns=wants_json(body))
+    async with aclosing(_follow(facade, principal, run["run"], text)) as events:
+        async for event in events:
+            yield event
+
+
 async def _start(facade: Facade, principal: Principal, body: ChatRequest) -> RunItem:
     options = {name: value for name, value in body.items() if name not in _NOT_OPTIONS}
     name = body["model"].removeprefix(AGENT_PREFIX)

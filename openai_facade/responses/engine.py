@@ -8,15 +8,16 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from mcp_server.agents.events import Finished
+from mcp_server.agents.events import Finished, TurnFinished
 from mcp_server.agents.loop import run_loop
 from mcp_server.agents.steps import NOTHING_TOLD, Steps, Told
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import AppError, LeaseLost, Unavailable
 from mcp_server.llm import ChatRequest, Model, UpstreamError
 from mcp_server.services.responses import StoredResponse
+from openai_facade.agent_chat import agent_events
 from openai_facade.chat_media import with_media
-from openai_facade.facade import Facade
+from openai_facade.facade import AGENT_PREFIX, Facade
 from openai_facade.responses.approvals import Answered, answer_approvals, read_approvals
 from openai_facade.responses.context import Begun, Context, Memory, load_context
 from openai_facade.responses.failure import failure_of
@@ -27,6 +28,7 @@ from openai_facade.translate.response_object import Item, Response, new_response
 from openai_facade.translate.response_request import chat_request, wants_logprobs
 from openai_facade.translate.response_search import Sources
 from openai_facade.translate.response_shorten import shortened
+from openai_facade.wire.faults import unsupported
 from openai_facade.wire.responses import check_response, conversation_id
 
 
@@ -50,7 +52,11 @@ async def begin(
     )
     answered = read_approvals(context, tools.calls)
     messages_of_items(context.items, Sources())  # so that a gap shows before anything is told
-    model, known_as = await facade.router.resolve(model_id)
+    model, known_as = None, model_id
+    if not model_id.startswith(AGENT_PREFIX):
+        model, known_as = await facade.router.resolve(model_id)
+    elif body.get("tools"):
+        raise unsupported("tools", "an agent has the tools of its definition; leave it out.")
     response = (
         new_response(body, response=response_id(), created_at=int(time.time()))
         if begun is None
@@ -63,13 +69,13 @@ async def begin(
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A checked request with all that it names."""
+    """A checked request with all that it names; without `model` an agent answers, of id `known_as`."""
 
     body: dict[str, Any]
     context: Context
     tools: ToolSet
     answered: list[Answered]
-    model: Model
+    model: Model | None
     known_as: str
 
 
@@ -165,6 +171,8 @@ class Answering:
                 if isinstance(happened, Finished):
                     finished = happened
                     continue
+                if self._asked.model is None and isinstance(happened, TurnFinished):
+                    continue  # what an agent says is one text
                 for event in self._told.feed(happened):
                     yield event
         if finished is None:
@@ -205,8 +213,11 @@ class Answering:
     def _run(
         self, request: ChatRequest, toolbox: ResponseToolbox, steps: Steps | None, told: Told
     ) -> AsyncGenerator[Any, None]:
+        model = self._asked.model
+        if model is None:  # another worker may go on with its run, and so does what it tells
+            return agent_events(self._facade, self._principal, request)
         return run_loop(
-            self._asked.model,
+            model,
             toolbox,
             request,
             self._facade.limits,

@@ -9,7 +9,6 @@ import orjson
 
 from mcp_server.auth.principal import current_principal
 from mcp_server.doors import DeclaredRoute
-from mcp_server.errors import NotFound
 from mcp_server.policy import Listing
 from mcp_server.services.responses import StoredResponse, model_uri
 from openai_facade.endpoint import declare
@@ -21,6 +20,7 @@ from openai_facade.responses.engine import Answering, begin
 from openai_facade.responses.memory import remembering
 from openai_facade.translate.response_items import shown_item
 from openai_facade.translate.response_object import ENDED
+from openai_facade.wire.faults import unsupported
 from openai_facade.wire.pages import (
     Page,
     include_of,
@@ -35,8 +35,7 @@ from openai_facade.wire.responses import check_response
 PATH = "/v1/responses"
 ONE = "/v1/responses/{response_id}"
 
-# The first events tell only that there is a response: the answer's status waits for the next one.
-_PROMISES = frozenset({"response.created", "response.in_progress"})
+_PROMISES = ("response.created", "response.in_progress", "response.mcp_list_tools.")
 
 
 def routes(facade: Facade) -> list[DeclaredRoute]:
@@ -73,8 +72,8 @@ def routes(facade: Facade) -> list[DeclaredRoute]:
 async def _create(facade: Facade, exchange: Exchange) -> None:
     body = await exchange.read_object()
     model_id = check_response(body)
-    if model_id.startswith(AGENT_PREFIX):
-        raise NotFound(f"agent {model_id!r} answers chat completions only", param="model")
+    if body.get("background") and model_id.startswith(AGENT_PREFIX):
+        raise unsupported("background", "an agent is run in the background by agent_run.")
     async with (
         exchange.while_connected(),
         facade.operation(exchange, "run", model_uri(model_id)),
@@ -127,7 +126,7 @@ async def send(exchange: Exchange, answering: Answering, *, stream: bool) -> Non
         held: list[dict[str, Any]] = []
         async for event in events:
             held.append(event)
-            if event["type"] not in _PROMISES:
+            if not _is_promise(event):
                 break
         if answering.failure is not None:
             raise answering.failure
@@ -137,6 +136,12 @@ async def send(exchange: Exchange, answering: Answering, *, stream: bool) -> Non
             async for event in events:
                 await exchange.named_event(event["type"], orjson.dumps(event))
         await exchange.done()
+
+
+def _is_promise(event: dict[str, Any]) -> bool:
+    """Tell whether an event tells nothing of the model yet: the answer's status waits for one that does."""
+    of_list = event.get("item", {}).get("type") == "mcp_list_tools"
+    return of_list or event["type"].startswith(_PROMISES)
 
 
 async def _retrieve(facade: Facade, exchange: Exchange) -> None:

@@ -297,6 +297,22 @@ async def test_a_stream_that_breaks_off_ends_in_an_error_and_is_kept_as_failed(
     assert kept.output[0].status == "incomplete"
 
 
+async def test_an_agent_answers_with_its_own_tools(world: World) -> None:
+    saved = {"name": "clerk", "instructions": "Look it up.", "tools": ["model_list"]}
+    assert not (await BusDoor(world.live).call("agent_save", saved)).is_error
+    async with world.client.responses.stream(model="agent/clerk", input="which?") as stream:
+        final = await stream.get_final_response()
+
+    assert [item.type for item in final.output] == ["message"]
+    assert '"scripted"' in final.output_text
+    runs = (await BusDoor(world.live).call("run_list", {"agent": "clerk"})).structured["items"]
+    assert [run["status"] for run in runs] == ["completed"]
+    with pytest.raises(openai.NotFoundError):
+        await ask(world.client, model="agent/nobody")
+    with pytest.raises(openai.BadRequestError):
+        await ask(world.client, model="agent/clerk", tools=[WEATHER])
+
+
 async def test_what_is_too_long_is_cut_only_if_asked(world: World) -> None:
     first = await ask_odd(world, {})
     second = await ask_odd(world, {}, previous_response_id=first.id)
