@@ -10,6 +10,8 @@ from openai_facade.wire.fields import as_array, as_object, as_string, boolean, o
 
 _CheckItem: TypeAlias = Callable[[str, dict[str, Any]], None]
 
+# What may be in any item, and is looked up by.
+_TEXTS = ("id", "status", "call_id", "server_label", "name", "approval_request_id")
 _ROLES = ("user", "assistant", "system", "developer")
 
 
@@ -41,6 +43,9 @@ def check_item(place: str, value: object) -> None:
     if check is None:
         known = ", ".join(repr(name) for name in _ITEMS)
         raise unsupported(f"{place}.type", f"{kind[:80]!r}. Supported values are: {known}.")
+    for name in _TEXTS:
+        if item.get(name) is not None:
+            as_string(f"{place}.{name}", item[name])
     check(place, item)
 
 

@@ -156,6 +156,8 @@ def _ranking(place: str, options: dict[str, Any]) -> None:
         weights = as_object(here, options["hybrid_search"])
         for name in ("embedding_weight", "text_weight"):
             number(0)(f"{here}.{name}", required(weights, name, f"{here}.{name}"))
+        if not weights["embedding_weight"] + weights["text_weight"]:
+            raise invalid(here, "one of the weights must be over 0.")
 
 
 _TOOLS: dict[str, Callable[[str, dict[str, Any]], None]] = {
