@@ -99,8 +99,20 @@ def test_any_input_is_refused_by_name_or_read(items: list[dict[str, Any]]) -> No
 @given(
     st.dictionaries(
         st.sampled_from(
-            "input tools tool_choice text include metadata conversation reasoning "
-            "instructions stream_options top_logprobs truncation".split()
+            [
+                "input",
+                "tools",
+                "tool_choice",
+                "text",
+                "include",
+                "metadata",
+                "conversation",
+                "reasoning",
+                "instructions",
+                "stream_options",
+                "top_logprobs",
+                "truncation",
+            ]
         ),
         st.one_of(VALUES, st.lists(st.dictionaries(st.just("type"), VALUES), max_size=2)),
     )
