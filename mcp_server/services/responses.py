@@ -110,13 +110,15 @@ class ResponseService:
             await tx.execute(put)
             await op.journal(tx, uri=f"response://{stored.id}", verb="write")
 
-    async def get(self, principal: Principal, response: str) -> StoredResponse:
-        """Return one response.
+    async def get(
+        self, principal: Principal, response: str, *, verb: Verb = "read"
+    ) -> StoredResponse:
+        """Return one response; `verb` is what it is wanted for.
 
         Raises:
             NotFound: there is none in this tenant.
         """
-        async with self._opening(principal, "read", response), self._control.connect() as tx:
+        async with self._opening(principal, verb, response), self._control.connect() as tx:
             return _stored(await _load(tx, principal.tenant, response))
 
     async def delete(self, principal: Principal, response: str) -> None:

@@ -163,14 +163,16 @@ async def _retrieve(facade: Facade, exchange: Exchange) -> None:
 
 
 async def _cancel(facade: Facade, exchange: Exchange) -> None:
-    stored = await _stored(facade, exchange)
+    await facade.count(exchange)
+    stored = await facade.services.responses.get(current_principal(), _id(exchange), verb="run")
     ended = await background.cancel(facade, current_principal(), stored)
     await exchange.answer(orjson.dumps(ended))
 
 
 async def _delete(facade: Facade, exchange: Exchange) -> None:
+    await facade.count(exchange)
     response = _id(exchange)
-    stored = await _stored(facade, exchange)
+    stored = await facade.services.responses.get(current_principal(), response, verb="write")
     if stored.response["status"] not in ENDED:
         await background.cancel(facade, current_principal(), stored)
     await facade.services.responses.delete(current_principal(), response)
