@@ -18,8 +18,8 @@ from openai_facade.responses.engine import begin
 from openai_facade.responses.memory import remembering
 from openai_facade.translate.response_events import Event
 from openai_facade.translate.response_fold import fold
-from openai_facade.translate.response_object import ENDED, Response, new_response
-from openai_facade.wire.faults import InvalidRequest, invalid
+from openai_facade.translate.response_object import ENDED, SECRET, Response, new_response
+from openai_facade.wire.faults import InvalidRequest, invalid, unsupported
 from openai_facade.wire.responses import conversation_id
 
 _RUN, _RESPONSE = "run_", "resp_"
@@ -46,6 +46,7 @@ async def start(facade: Facade, principal: Principal, body: dict[str, Any]) -> R
             param="store",
             wire_code="invalid_value",
         )
+    _refuse_secrets(body)
     run = new_run_id()
     response = f"{_RESPONSE}{run.removeprefix(_RUN)}"
     queued = new_response(body, response=response, created_at=int(time.time()))
@@ -66,6 +67,17 @@ async def start(facade: Facade, principal: Principal, body: dict[str, Any]) -> R
     uri = model_uri(body["model"])
     await facade.services.runs.start_response(principal, uri, run, given)
     return queued
+
+
+def _refuse_secrets(body: Mapping[str, Any]) -> None:
+    """Refuse what a run would have to keep: what a client entrusts to this server for another one."""
+    for index, tool in enumerate(body.get("tools") or ()):
+        for name in SECRET:
+            if tool.get(name):
+                raise unsupported(
+                    f"tools[{index}].{name}",
+                    "it is kept nowhere, so a response in the background cannot use it.",
+                )
 
 
 async def now(facade: Facade, principal: Principal, stored: StoredResponse) -> Response:

@@ -29,7 +29,7 @@ _PREFIXES = {
     "file_search_call": "fs",
 }
 # What a client entrusts to this server for another one is not shown again.
-_SECRET = frozenset({"authorization", "headers"})
+SECRET = frozenset({"authorization", "headers"})
 
 
 def response_id() -> str:
@@ -131,6 +131,4 @@ def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
             "parameters": tool.get("parameters"),
             "strict": bool(tool.get("strict")),
         }
-    return {
-        name: value for name, value in tool.items() if name not in _SECRET and value is not None
-    }
+    return {name: value for name, value in tool.items() if name not in SECRET and value is not None}

@@ -160,6 +160,10 @@ async def test_what_cannot_be_in_the_background_is_refused(client: AsyncOpenAI) 
     with pytest.raises(openai.BadRequestError) as unstored:
         await ask(client, store=False)
     assert unstored.value.param == "store"
+    elsewhere: Any = {"type": "mcp", "server_label": "x", "server_url": "https://example.org/mcp"}
+    with pytest.raises(openai.BadRequestError) as secret:
+        await ask(client, tools=[elsewhere | {"authorization": "secret"}])
+    assert secret.value.param == "tools[0].authorization"
     with pytest.raises(openai.NotFoundError):
         await client.responses.create(model="gpt-9", input="x", background=True)
     foreground = await client.responses.create(model="default", input="x")

@@ -63,12 +63,12 @@ async def test_a_killed_process_leaves_a_response_that_another_one_ends(data_dir
     model = Hesitant()
     async with serving(model.app) as upstream:
         settings = {"LLM_URL": f"{upstream}/v1", "API_KEY": KEY}
-        first = ServeProcess(data_dir, **settings)
+        first = ServeProcess(data_dir, 0, **settings)
         second: ServeProcess | None = None
         try:
             await asyncio.to_thread(first.wait_ready)
             seen = await see_the_beginning(first)
-            second = ServeProcess(data_dir, **settings)
+            second = ServeProcess(data_dir, 0, **settings)
             await asyncio.to_thread(second.wait_ready)
             first.kill_group()
             await see_the_rest(second, seen)
@@ -103,15 +103,16 @@ async def see_the_rest(server: ServeProcess, seen: list[Any]) -> None:
                 response, stream=True, starting_after=last
             )
         ]
-        done = await client.responses.retrieve(response)
+        done: Any = await client.responses.retrieve(response)
     numbers = [event.sequence_number for event in rest]
     assert numbers == list(range(last + 1, last + 1 + len(rest)))
-    assert rest[-1].type == "response.completed"
+    last_event: Any = rest[-1]
+    assert last_event.type == "response.completed"
     assert [(item.status, item.content[0].text) for item in done.output] == [
         ("incomplete", "one two three"),
         ("completed", "one two three four"),
     ]
-    assert rest[-1].response == done
+    assert last_event.response == done
 
 
 def connect(server: ServeProcess) -> AsyncOpenAI:
