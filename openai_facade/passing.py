@@ -64,7 +64,9 @@ class Passing:
                 outcome = error.code
                 raise
             finally:
-                facade.services.models.usage.note(Spent(known_as or upstream.name, outcome))
+                # Not under the id that was sent: it may be anything, and each would be a series of its own.
+                name = f"{upstream.name}/{self._served}"
+                facade.services.models.usage.note(Spent(name, outcome))
 
     async def _read(self, exchange: Exchange) -> _Request:
         kind = exchange.content_type
