@@ -82,8 +82,9 @@ async def test_a_held_conversation_takes_items_of_its_holder_only(
                 pass
         assert await ids(service, principal, made.id) == ["first"]
         await service.remember(principal, made.id, items("mine"), holder="resp_1")
+        await service.add(principal, made.id, items("next"))  # it let go
     async with service.holding(principal, made.id, "resp_2"):
-        assert await ids(service, principal, made.id) == ["first", "mine"]
+        assert await ids(service, principal, made.id) == ["first", "mine", "next"]
 
 
 async def test_of_many_that_want_to_hold_one_gets_it(

@@ -173,6 +173,13 @@ async def hold(
     return bool((await tx.execute(held)).rowcount)
 
 
+async def renew(tx: AsyncConnection, conversation: str, holder: str, seconds: float) -> None:
+    """Prolong a hold, unless it has been let go of."""
+    until = func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+    where = conversations.c.id == conversation, conversations.c.held_by == holder
+    await tx.execute(update(conversations).where(*where).values(held_until=until))
+
+
 async def let_go(tx: AsyncConnection, conversation: str, holder: str) -> None:
     """End a hold, if it still is this holder's."""
     where = conversations.c.id == conversation, conversations.c.held_by == holder

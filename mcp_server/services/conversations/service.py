@@ -200,7 +200,8 @@ class ConversationService:
     ) -> None:
         """Add the items of a response in one transaction; those that are there are not added again.
 
-        `holder` is who holds the conversation, see `holding`.
+        `holder` is who holds the conversation, see `holding`; it lets go of it with that, so that who
+        reads the answer may go on at once.
 
         Raises:
             NotFound: there is no such conversation in this tenant (any more).
@@ -213,6 +214,8 @@ class ConversationService:
             row = await rows.load(tx, principal.tenant, conversation, lock=True)
             rows.check_free(row, holder)
             await rows.append(tx, row, items, again=True)
+            if holder is not None:
+                await rows.let_go(tx, row.id, holder)
             await op.journal(tx)
 
     @asynccontextmanager
@@ -231,9 +234,7 @@ class ConversationService:
         """
         async with self._operation(principal, "write", conversation_uri(conversation)):
             await self._hold(principal, conversation, holder)
-        renewer = asyncio.create_task(
-            self._renew(principal, conversation, holder), name="conversation-hold"
-        )
+        renewer = asyncio.create_task(self._renew(conversation, holder), name="conversation-hold")
         try:
             yield
         finally:
@@ -248,13 +249,12 @@ class ConversationService:
             if not await rows.hold(tx, principal.tenant, row.id, holder, self._held_seconds):
                 raise rows.locked(conversation)
 
-    async def _renew(self, principal: Principal, conversation: str, holder: str) -> None:
+    async def _renew(self, conversation: str, holder: str) -> None:
         while True:
             await asyncio.sleep(min(RENEW_SECONDS, self._held_seconds / 4))
             try:
                 async with self._control.begin() as tx:
-                    seconds = self._held_seconds
-                    await rows.hold(tx, principal.tenant, conversation, holder, seconds)
+                    await rows.renew(tx, conversation, holder, self._held_seconds)
             except (SQLAlchemyError, OSError) as error:
                 logger.warning("conversations: a hold is not renewed yet (%s)", error)
 
