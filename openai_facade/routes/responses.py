@@ -105,8 +105,8 @@ async def _follow(facade: Facade, exchange: Exchange, response: str, after: int)
     followed = background.follow(facade, current_principal(), response, after)
     async with aclosing(followed) as events, exchange.open_stream():
         async for event in events:
-            await exchange.named_event(event["type"], orjson.dumps(event))
-    await exchange.done()
+            await exchange.typed_event(event)
+    await exchange.end()
 
 
 async def send(exchange: Exchange, answering: Answering, *, stream: bool) -> None:
@@ -132,10 +132,10 @@ async def send(exchange: Exchange, answering: Answering, *, stream: bool) -> Non
             raise answering.failure
         async with exchange.open_stream():
             for event in held:
-                await exchange.named_event(event["type"], orjson.dumps(event))
+                await exchange.typed_event(event)
             async for event in events:
-                await exchange.named_event(event["type"], orjson.dumps(event))
-        await exchange.done()
+                await exchange.typed_event(event)
+        await exchange.end()
 
 
 def _is_promise(event: dict[str, Any]) -> bool:

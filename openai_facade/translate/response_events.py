@@ -178,8 +178,7 @@ class ResponseEvents:
 
     def error(self, body: Mapping[str, Any]) -> Event:
         """Give the error event, in both of its forms; `body` has message, type, param and code."""
-        flat = {name: body[name] for name in ("code", "message", "param")}
-        return self._stream.event("error", **flat, error=dict(body))
+        return self._stream.error(body)
 
     def last(self) -> Event:
         """Give the last event: which one it is, the status says."""

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from openai_facade.translate.response_object import Item, Response
 
 Event = dict[str, Any]
+
+
+def error_event(body: Mapping[str, Any], number: int) -> Event:
+    """Give the error event in both of its forms; `body` has message, type, param and code."""
+    flat = {name: body[name] for name in ("code", "message", "param")}
+    return {"type": "error", "sequence_number": number, **flat, "error": dict(body)}
 
 
 class Stream:
@@ -20,6 +27,11 @@ class Stream:
         """Give an event of this type with the next number."""
         number, self.sequence = self.sequence, self.sequence + 1
         return {"type": kind, "sequence_number": number, **fields}
+
+    def error(self, body: Mapping[str, Any]) -> Event:
+        """Give the error event with the next number."""
+        number, self.sequence = self.sequence, self.sequence + 1
+        return error_event(body, number)
 
     def lifecycle(self, kind: str) -> Event:
         """Give an event that holds the response as it is now."""

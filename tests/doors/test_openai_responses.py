@@ -14,6 +14,7 @@ import pytest
 from openai import AsyncOpenAI
 from pydantic import BaseModel
 
+from tests.doors import raw
 from tests.doors.fixtures import make_key
 from tests.doors.live import BusDoor, Live, open_live, serving
 from tests.doors.odd_model import OddModel
@@ -281,6 +282,18 @@ async def test_a_model_that_refuses_is_an_error_of_http(world: World) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
         await ask(world.client, model="nothing")
     assert caught.value.code == "model_not_found"
+
+
+async def test_a_stream_ends_with_its_last_event(world: World) -> None:
+    body = {"model": "scripted", "input": "x", "stream": True}
+    async with raw.open_http() as http:
+        url, headers = f"{world.live.url}/v1/responses", world.live.headers
+        reply = await raw.send(http, "POST", url, json=body, headers=headers)
+
+    *_, last = reply.body.strip().split("\n\n")
+    name, data = last.split("\n")
+    assert name == "event: response.completed"
+    assert json.loads(data.removeprefix("data: "))["type"] == "response.completed"
 
 
 async def test_a_stream_that_breaks_off_ends_in_an_error_and_is_kept_as_failed(
