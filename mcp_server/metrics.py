@@ -57,15 +57,7 @@ class Metrics:
         self._requests = Counter(
             "isthmus_http_requests", "HTTP requests.", ("door", "status"), registry=registry
         )
-        self._asked = Counter(
-            "isthmus_model_requests",
-            "Requests to models.",
-            ("model", "outcome"),
-            registry=registry,
-        )
-        self._tokens = Counter(
-            "isthmus_model_tokens", "Tokens of models.", ("model", "kind"), registry=registry
-        )
+        self._asked, self._tokens = _model_counters(registry)
         self._ended = Counter(
             "isthmus_runs_ended",
             "Runs ended by this process.",
@@ -120,6 +112,16 @@ class Metrics:
                 sample for sample in metric.samples if not sample.name.endswith("_created")
             ]
             yield metric
+
+
+def _model_counters(registry: CollectorRegistry) -> tuple[Counter, Counter]:
+    asked = Counter(
+        "isthmus_model_requests", "Requests to models.", ("model", "outcome"), registry=registry
+    )
+    tokens = Counter(
+        "isthmus_model_tokens", "Tokens of models.", ("model", "kind"), registry=registry
+    )
+    return asked, tokens
 
 
 class RequestCounter:
