@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 
-from mcp_server.app import bind_works
 from mcp_server.errors import ConfigurationError
 from mcp_server.runtime import open_runtime
 from mcp_server.settings import Settings
@@ -35,6 +34,8 @@ async def worker(settings: Settings, concurrency: int | None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     async with open_runtime(settings, concurrency=slots) as runtime:
+        from mcp_server.app import bind_works  # a number that does not fit need not wait for it
+
         bind_works(runtime)
         print(f"Isthmus worker is ready ({slots} slots)", flush=True)
         await stopped.wait()
