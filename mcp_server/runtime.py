@@ -38,6 +38,7 @@ from mcp_server.services.agents import AgentService
 from mcp_server.services.buckets import BucketService, RoutedObjects
 from mcp_server.services.changes import ChangeService
 from mcp_server.services.conversations import ConversationService
+from mcp_server.services.files import FileService
 from mcp_server.services.ingest import IngestService
 from mcp_server.services.kept_turns import open_turns
 from mcp_server.services.kv import KvService, keeping_kv
@@ -158,6 +159,7 @@ async def open_runtime(
             changes=ChangeService(operations, control),
             chats=ChatService(operations, control),
             conversations=ConversationService(operations, control),
+            files=FileService(operations, control, objects),
             ingest=IngestService(operations, control, objects, vectors, fetcher),
             keys=keys,
             kv=kv,

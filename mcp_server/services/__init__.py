@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from mcp_server.services.agents import AgentService
     from mcp_server.services.changes import ChangeService
     from mcp_server.services.conversations import ConversationService
+    from mcp_server.services.files import FileService
     from mcp_server.services.ingest import IngestService
     from mcp_server.services.kept_turns import TurnService
     from mcp_server.services.kv import KvService
@@ -38,6 +39,7 @@ class Services:
     changes: ChangeService
     chats: ChatService
     conversations: ConversationService
+    files: FileService
     ingest: IngestService
     keys: KeyService
     kv: KvService

@@ -307,6 +307,15 @@ ASKED: dict[str, tuple[str, str, dict[str, Any] | None]] = {
         )
         for more in ("", "/items", "/items/{item}")
     },
+    "/v1/files": ("object://files/", "/v1/files", None),
+    **{
+        f"/v1/files/{{file_id}}{more}": (
+            "object://files/file-none",
+            f"/v1/files/file-none{more}",
+            None,
+        )
+        for more in ("", "/content")
+    },
     "/v1/models": (Listing("model://"), "/v1/models", None),
     "/v1/models/{model:path}": ("model://default", "/v1/models/default", None),
     **{
@@ -323,9 +332,9 @@ ASKED: dict[str, tuple[str, str, dict[str, Any] | None]] = {
 
 
 # Of things with ids of their own: nobody has one yet, as whoever may ask is told.
-ABSENT = ("{chat}", "{response_id}", "{conversation}")
+ABSENT = ("{chat}", "{response_id}", "{conversation}", "{file_id}")
 # What these make is a change, so they are asked only where policy refuses it.
-MAKING = ("/v1/conversations",)
+MAKING = ("/v1/conversations", "/v1/files")
 # No upstream here takes these; test_passing.py has one that does.
 UNSERVED = ("/v1/moderations", "/v1/audio/", "/v1/images/")
 
