@@ -1,4 +1,4 @@
-"""CPU of chat pass-through, whole and streamed, beside a bare proxy over the same upstream.
+"""CPU and delay of chat pass-through, whole and streamed, beside a bare proxy over the same upstream.
 
 uv run --group dev python benchmarks/chat.py
 """
@@ -6,7 +6,9 @@ uv run --group dev python benchmarks/chat.py
 from __future__ import annotations
 
 import asyncio
+import statistics
 import tempfile
+import time
 from pathlib import Path
 
 import aiohttp
@@ -25,6 +27,7 @@ from measure import (
 )
 
 ROUNDS = 3
+ASKED = 100
 BODY = {"model": "m", "messages": [{"role": "user", "content": "Say something."}], "temperature": 0}
 
 
@@ -41,9 +44,9 @@ async def main() -> None:
             running(isthmus_command("serve", "--port", str(port)), port, environment) as ours,
         ):
 
-            async def once(pid: int, at: int, *, stream: bool) -> Figure:
+            async def once(pid: int, at: int, *, stream: bool, paced: bool = False) -> Figure:
                 async def ask(_: int) -> None:
-                    body = {**BODY, "stream": stream}
+                    body = {**BODY, "stream": stream, **({"user": "paced"} if paced else {})}
                     async with http.post(
                         f"http://127.0.0.1:{at}/v1/chat/completions", json=body
                     ) as answer:
@@ -65,7 +68,46 @@ async def main() -> None:
                 lambda: once(ours, port, stream=True),
                 ROUNDS,
             )
-            report(f"Chat, stream of {CHUNKS} chunks", *pair, "bare Starlette + aiohttp")
+            report(f"Chat, stream of {CHUNKS} chunks at once", *pair, "bare Starlette + aiohttp")
+            pair = await paired(
+                lambda: once(floor, floor_port, stream=True, paced=True),
+                lambda: once(ours, port, stream=True, paced=True),
+                ROUNDS,
+            )
+            report(
+                f"Chat, stream of {CHUNKS} chunks, a word at a time",
+                *pair,
+                "bare Starlette + aiohttp",
+            )
+            await delays(http, {"upstream": upstream, "bare proxy": floor_port, "isthmus": port})
+
+
+async def delays(http: aiohttp.ClientSession, ports: dict[str, int]) -> None:
+    """Show how long one client waits for a whole answer and for the first bytes of a stream, in turn."""
+    waits: dict[tuple[str, bool], list[float]] = {}
+    for _ in range(ASKED):
+        for stream in (False, True):
+            for name, at in ports.items():
+                url = f"http://127.0.0.1:{at}/v1/chat/completions"
+                begun = time.perf_counter()
+                async with http.post(url, json={**BODY, "stream": stream}) as answer:
+                    await (answer.content.readany() if stream else answer.read())
+                    waits.setdefault((name, stream), []).append(time.perf_counter() - begun)
+                    await answer.read()
+    for stream, what in ((False, "whole answer"), (True, "first bytes of a stream")):
+        print(f"Delay of one client, {what}: what is added to the upstream's own")
+        floor50, floor99 = quantiles(waits["upstream", stream])
+        for name in list(ports)[1:]:
+            p50, p99 = quantiles(waits[name, stream])
+            print(
+                f"  {name:26} p50 +{(p50 - floor50) * 1e3:.2f} ms   p99 +{(p99 - floor99) * 1e3:.2f} ms"
+            )
+        print()
+
+
+def quantiles(seconds: list[float]) -> tuple[float, float]:
+    cuts = statistics.quantiles(seconds, n=100)
+    return cuts[49], cuts[98]
 
 
 if __name__ == "__main__":

@@ -63,10 +63,14 @@ def serve_proxy(port: int, upstream: str) -> None:
 
 
 CHUNKS = 100
+# Models speak a word at a time: a request that says "paced" gets one chunk in so many seconds.
+PACE_SECONDS = 0.005
 
 
 def serve_upstream(port: int) -> None:
     """A model that answers at once: one short text, or a stream of many chunks."""
+    import asyncio
+
     import orjson
     import uvicorn
 
@@ -106,7 +110,10 @@ def serve_upstream(port: int) -> None:
         if scope["path"].endswith("/models"):
             await send({"type": "http.response.body", "body": models})
         elif streaming:
+            paced = b'"paced"' in body
             for item in events:
+                if paced:
+                    await asyncio.sleep(PACE_SECONDS)
                 await send({"type": "http.response.body", "body": item, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
         else:

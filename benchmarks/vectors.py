@@ -26,6 +26,7 @@ from mcp_server import journal
 from mcp_server.audit import Audit
 from mcp_server.auth.principal import OWNER_SCOPES, Principal
 from mcp_server.bus import Bus
+from mcp_server.bus_in_process import InProcess
 from mcp_server.declarations import declare
 from mcp_server.limits import Limits
 from mcp_server.operation import Operations
@@ -128,7 +129,7 @@ async def through_mcp(filled: Filled, control: AsyncEngine, operations: Operatio
         secret=bytes(32),
         bus=InMemorySubscriptionBus(),
     )
-    bus = Bus(server)
+    bus = Bus(InProcess(server))
     finish = best_passages(filled.store, Choice("dense", 10))
 
     async def direct(number: int) -> None:

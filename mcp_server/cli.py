@@ -230,7 +230,10 @@ def _add_keys(commands: Any) -> None:
     listing = keys.add_parser("list", help="show the keys, without their secrets")
     revoke = keys.add_parser("revoke", help="end a key now")
     revoke.add_argument("id")
-    for command in (create, listing, revoke):
+    usage = keys.add_parser("usage", help="show what each key asked of each model, by day")
+    usage.add_argument("--days", type=int, default=30, help="so many days, today included [30]")
+    usage.add_argument("--key", metavar="ID", help="of this key only")
+    for command in (create, listing, revoke, usage):
         command.add_argument("--json", action="store_true", help="print JSON")
 
 

@@ -15,7 +15,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Receive, Scope, Send
 
+from mcp_server.auth.callers import Callers
 from mcp_server.auth.keys import CACHE_SECONDS, KeyService
+from mcp_server.auth.passes import Passes
 from mcp_server.auth.principal import OWNER, Principal, acting_as
 from mcp_server.door_errors import (
     Door,
@@ -52,7 +54,8 @@ class DeclaredRoute(Route):
     """A route that says what it is: `verb` for policy, `door` for the form of its errors.
 
     `public` routes take no key, though some know the caller by one (`recognises`); `local` routes take
-    none from this machine; at others a `ticket` in the path says who calls. `streams` marks answers without
+    none from this machine; at others a `ticket` in the path says who calls. One that takes `passes` serves
+    other processes of the deployment too, for callers of theirs. `streams` marks answers without
     an end of their own, which a shutdown closes first; such requests have no body. `uploads` marks bodies
     that are stored as they come: an object's size bounds them, and they take no room in memory.
     """
@@ -71,6 +74,7 @@ class DeclaredRoute(Route):
         streams: bool = False,
         uploads: bool = False,
         ticket: Callable[[Scope], Awaitable[Principal]] | None = None,
+        passes: bool = False,
         egress: bool = False,
         labels: tuple[str, ...] = (),
     ) -> None:
@@ -83,6 +87,7 @@ class DeclaredRoute(Route):
         self.streams = streams
         self.uploads = uploads
         self.ticket = ticket
+        self.passes = passes
         self.egress = egress
         self.labels = labels
         self.gate: Gate | None = None
@@ -122,7 +127,7 @@ class DeclaredRoute(Route):
         if self.ticket is not None:
             return await self.ticket(scope)
         if not self.public:
-            return await gate.admit(scope)
+            return await gate.admit(scope, takes_passes=self.passes)
         return await gate.recognise(scope) if self.recognises else OWNER
 
     def _check_method(self, method: str, gate: Gate) -> None:
@@ -151,9 +156,10 @@ class Gate:
         max_body_bytes: int,
         max_object_bytes: int | None = None,
         trusts_loopback: bool = True,
+        passes: Passes | None = None,
     ) -> None:
         self._keys = keys
-        self._auth = auth
+        self._callers = Callers(keys, auth=auth, passes=passes)
         self.bodies = BodyRoom(max_body_bytes, max_object_bytes)
         self.trusts_loopback = trusts_loopback
         self._live: dict[str, set[LiveRequest]] = {}
@@ -180,13 +186,13 @@ class Gate:
         here = (route.methods or set[str]() for route in self.routes if route.path == path)
         return ", ".join(sorted(set[str]().union(*here)))
 
-    async def admit(self, scope: Scope) -> Principal:
+    async def admit(self, scope: Scope, *, takes_passes: bool = False) -> Principal:
         """Return the principal of a request, and note it in the scope for the SDK's session checks.
 
         Raises:
             Unauthenticated: there is no key, or it opens nothing.
         """
-        principal = await self._principal(scope)
+        principal = await self._principal(scope, takes_passes=takes_passes)
         token = AccessToken(
             token="",  # the secret goes no further than this door
             client_id=principal.key_id or "owner",
@@ -203,17 +209,9 @@ class Gate:
         except (Unauthenticated, Unavailable):
             return NOBODY
 
-    async def _principal(self, scope: Scope) -> Principal:
-        if not self._auth:
-            return OWNER
-        given = [value for name, value in scope["headers"] if name == b"authorization"]
-        if len(given) != 1:
-            raise Unauthenticated("send one key, as the header Authorization: Bearer KEY")
-        kind, _, secret = given[0].decode("latin-1").partition(" ")
-        if kind.lower() != "bearer" or not secret.strip():
-            raise Unauthenticated("send the key as the header Authorization: Bearer KEY")
+    async def _principal(self, scope: Scope, *, takes_passes: bool = False) -> Principal:
         try:
-            return await self._keys.authenticate(secret.strip())
+            return await self._callers.caller(scope, takes_passes=takes_passes)
         except (SQLAlchemyError, *DISCONNECTED) as error:
             logger.warning("keys: the control database does not answer (%s)", error)
             raise Unavailable("no key can be checked at the moment; try again") from error

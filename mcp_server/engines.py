@@ -12,7 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from mcp_server.errors import ConfigurationError
 from mcp_server.health import Check
 from mcp_server.ingest.embed import Embedder, open_embedder
-from mcp_server.llm.router import Router, open_router
+from mcp_server.llm.opening import open_router
+from mcp_server.llm.router import Router
 from mcp_server.services.buckets import refuse_shadowing
 from mcp_server.services.objects import blob_namespace
 from mcp_server.settings import Settings

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, cast
 
 from limits import RateLimitItem, errors, parse
@@ -15,6 +17,23 @@ from limits.storage import storage_from_string
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import LimitExceeded, Unavailable
 from mcp_server.storage.cache.redis import connection_pool
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a key has left of its rate: `remaining` of `limit` requests, all of them in `reset` seconds."""
+
+    limit: int
+    remaining: int
+    reset: float
+
+
+_allowance: ContextVar[Allowance | None] = ContextVar("isthmus_allowance", default=None)
+
+
+def current_allowance() -> Allowance | None:
+    """Return what was left when this request was counted, None if it has no rate or was not counted."""
+    return _allowance.get()
 
 
 class Limits:
@@ -47,12 +66,14 @@ class Limits:
             item = self._items[rate] = parse(rate)
         bucket = _bucket(principal)
         try:
-            if await self._limiter.hit(item, bucket):
-                return
+            counted = await self._limiter.hit(item, bucket)
             window = await self._limiter.get_window_stats(item, bucket)
         except errors.StorageError as error:
             raise Unavailable("the rate cannot be counted: Redis does not answer") from error
         wait = max(window.reset_time - time.time(), 0.001)
+        _allowance.set(Allowance(item.amount, window.remaining, wait))
+        if counted:
+            return
         raise LimitExceeded(
             f"the rate of {rate} is used up; retry in {wait:.1f} seconds", retry_after=wait
         )

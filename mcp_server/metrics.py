@@ -19,10 +19,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mcp_server.auth.principal import DEFAULT_TENANT, current_principal
 from mcp_server.doors import DeclaredRoute, door_of
 from mcp_server.errors import Forbidden
+from mcp_server.llm.guarded import Guarded
+from mcp_server.llm.metered import Spent
 from mcp_server.operation import Operations
 from mcp_server.runs.figures import Figures, figures
 from mcp_server.runs.queue import RunQueue
 from mcp_server.runs.record import Run
+from mcp_server.services.model_usage import ModelUsage
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +45,9 @@ T = TypeVar("T")
 class Metrics:
     """The counts of one application; no label names a tenant, a key or a run."""
 
-    def __init__(self, operations: Operations, queue: RunQueue) -> None:
+    def __init__(self, operations: Operations, queue: RunQueue, usage: ModelUsage) -> None:
         operations.watch(self.operation_ended)
+        usage.observers.append(self.model_asked)
         queue.observers.append(self.run_moved)
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
@@ -53,6 +57,7 @@ class Metrics:
         self._requests = Counter(
             "isthmus_http_requests", "HTTP requests.", ("door", "status"), registry=registry
         )
+        self._asked, self._tokens = _model_counters(registry)
         self._ended = Counter(
             "isthmus_runs_ended",
             "Runs ended by this process.",
@@ -82,6 +87,12 @@ class Metrics:
         """Count one HTTP request."""
         self._requests.labels(door, str(status)).inc()
 
+    def model_asked(self, spent: Spent) -> None:
+        """Count one request to a model and its tokens, in and out."""
+        self._asked.labels(spent.model, spent.outcome).inc()
+        self._tokens.labels(spent.model, "prompt").inc(spent.prompt_tokens)
+        self._tokens.labels(spent.model, "completion").inc(spent.completion_tokens)
+
     def run_moved(self, run: Run) -> None:
         """Note a run that this process has just claimed or ended."""
         if run.status != "running":
@@ -101,6 +112,16 @@ class Metrics:
                 sample for sample in metric.samples if not sample.name.endswith("_created")
             ]
             yield metric
+
+
+def _model_counters(registry: CollectorRegistry) -> tuple[Counter, Counter]:
+    asked = Counter(
+        "isthmus_model_requests", "Requests to models.", ("model", "outcome"), registry=registry
+    )
+    tokens = Counter(
+        "isthmus_model_tokens", "Tokens of models.", ("model", "kind"), registry=registry
+    )
+    return asked, tokens
 
 
 class RequestCounter:
@@ -163,6 +184,7 @@ def route(
     operations: Operations,
     control: AsyncEngine,
     engines: Callable[[], Awaitable[Mapping[str, bool]]],
+    upstreams: Sequence[object] = (),
 ) -> DeclaredRoute:
     """Return /metrics, in the format that the scraper asks for.
 
@@ -186,7 +208,8 @@ def route(
             if principal.tenant != DEFAULT_TENANT:
                 raise Forbidden(f"{URI} is of the whole server: use a key of tenant 'default'")
             queue, well = await asyncio.gather(recent_figures.get(), recent_engines.get())
-        found = [*metrics.counted(), *_engine_gauges(well), *(_run_gauges(queue) if queue else ())]
+        found = [*metrics.counted(), *_engine_gauges(well), *_upstream_gauges(upstreams)]
+        found += _run_gauges(queue) if queue else ()
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(_Scrape(found)), headers={"Content-Type": content_type})
 
@@ -200,6 +223,24 @@ def _engine_gauges(engines: Mapping[str, bool]) -> Sequence[Metric]:
     for name, well in engines.items():
         up.add_metric((name,), float(well))
     return (up,)
+
+
+def _upstream_gauges(upstreams: Sequence[object]) -> Sequence[Metric]:
+    closed = GaugeMetricFamily(
+        "isthmus_upstream_up", "1 unless the upstream keeps failing.", labels=("upstream",)
+    )
+    held = GaugeMetricFamily(
+        "isthmus_upstream_requests", "Requests that it answers now.", labels=("upstream",)
+    )
+    waiting = GaugeMetricFamily(
+        "isthmus_upstream_waiting", "Requests that wait for a place.", labels=("upstream",)
+    )
+    for upstream in upstreams:
+        if isinstance(upstream, Guarded):
+            closed.add_metric((upstream.name,), float(upstream.state == "closed"))
+            held.add_metric((upstream.name,), upstream.slots.held)
+            waiting.add_metric((upstream.name,), upstream.slots.waiting)
+    return (closed, held, waiting)
 
 
 def _run_gauges(found: Figures) -> Sequence[Metric]:

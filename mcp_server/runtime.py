@@ -14,6 +14,7 @@ from mcp_server.audit import Audit
 from mcp_server.auth.keys import KeyService
 from mcp_server.auth.principal import Principal
 from mcp_server.bus import Bus, ToolSpec
+from mcp_server.bus_in_process import InProcess
 from mcp_server.completions import add_completions
 from mcp_server.declarations import Declared, declare
 from mcp_server.engines import Engines, open_engines
@@ -36,19 +37,26 @@ from mcp_server.services.agent_work import AgentWork
 from mcp_server.services.agents import AgentService
 from mcp_server.services.buckets import BucketService, RoutedObjects
 from mcp_server.services.changes import ChangeService
+from mcp_server.services.conversations import ConversationService
+from mcp_server.services.files import FileService
 from mcp_server.services.ingest import IngestService
+from mcp_server.services.kept_turns import open_turns
 from mcp_server.services.kv import KvService, keeping_kv
-from mcp_server.services.models import ModelService
+from mcp_server.services.media import MediaService
+from mcp_server.services.models import open_models
 from mcp_server.services.moves.importing import refuse_unfinished
 from mcp_server.services.objects import collecting
 from mcp_server.services.objects.links import LinkService
 from mcp_server.services.objects.uploads import UploadService
+from mcp_server.services.outside_tools import OutsideTools
+from mcp_server.services.responses import open_responses
 from mcp_server.services.run_engine import open_runs, run_stores
 from mcp_server.services.run_results import TOOL_KIND
 from mcp_server.services.schedules import ScheduleService
 from mcp_server.services.sql import SqlService
 from mcp_server.services.standing_keeper import keeping_standing
 from mcp_server.services.standing_work import WorkStarter
+from mcp_server.services.stored_chats import ChatService
 from mcp_server.services.tool_work import ToolWork
 from mcp_server.services.triggers import TriggerService
 from mcp_server.services.undo import UndoService
@@ -80,6 +88,8 @@ class Runtime:
     updates: Updates
     stores: Stores
     worker: Worker | None
+    # By kind: what stands above adds its own, also while the worker works.
+    works: dict[str, Work]
 
 
 @asynccontextmanager
@@ -147,15 +157,24 @@ async def open_runtime(
                 operations, control, models=engines.router.models, tools=list_tools
             ),
             changes=ChangeService(operations, control),
+            chats=ChatService(operations, control),
+            conversations=ConversationService(operations, control),
+            files=FileService(operations, control, objects),
             ingest=IngestService(operations, control, objects, vectors, fetcher),
             keys=keys,
             kv=kv,
             links=LinkService(operations, control, objects, keys.scopes_now, _address(settings)),
-            models=ModelService(operations, engines.router),
+            media=MediaService(operations, objects, fetcher),
+            models=await stack.enter_async_context(
+                open_models(operations, control, engines.router, engines.cache)
+            ),
             objects=objects,
+            outside_tools=OutsideTools(operations, fetcher),
+            responses=await stack.enter_async_context(open_responses(operations, control)),
             runs=runs,
             schedules=ScheduleService(*standing),
             triggers=TriggerService(*standing),
+            turns=await stack.enter_async_context(open_turns(operations, control)),
             sql=SqlService(operations, control, engines.sql, engines.databases),
             undo=UndoService(operations, control, {"kv": kv, "object": objects, "vector": vectors}),
             units=units,
@@ -180,7 +199,7 @@ async def open_runtime(
         await set_up(plugins, server)
         await server.refuse_undeclared_tools()
         await stack.enter_async_context(updates.following(control, engines.wake, runs.following))
-        late.append(Bus(server))
+        late.append(Bus(InProcess(server)))
         slots = settings.run_concurrency if concurrency is None else concurrency
         works = _works(engines, keys, stores, server, late[0])
         worker = slots and await stack.enter_async_context(
@@ -208,6 +227,7 @@ async def open_runtime(
             updates=updates,
             stores=stores,
             worker=worker or None,
+            works=works,
         )
 
 

@@ -18,6 +18,7 @@ from pydantic_settings import (
 )
 
 from mcp_server.errors import ConfigurationError
+from mcp_server.settings_models import Models, ModelSetting, Upstreams, UpstreamSetting
 from mcp_server.settings_sql_tools import SqlTools, SqlToolSetting
 from mcp_server.settings_values import (
     MOST_DAYS,
@@ -104,6 +105,9 @@ class Settings(BaseSettings):
     llm_url: CommaList = ()
     llm_model: str | None = None
     llm_api_key: str | None = None
+    # Upstreams with terms of their own, and models made of them: [upstreams.NAME] and [models.NAME].
+    upstreams: Upstreams = Field(default_factory=dict[str, UpstreamSetting])
+    models: Models = Field(default_factory=dict[str, ModelSetting])
     # Model ids whose chats may use this server's own tools without asking for them; `*` is every model.
     chat_tools_models: CommaList = ()
     embeddings_url: str | None = None

@@ -13,9 +13,9 @@ from mcp_server.agents.events import Finished, LoopEvent, TextDelta
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import InvalidInput, NotFound
 from mcp_server.llm import ChatRequest
-from mcp_server.llm.wire import Frame, wants_usage
 from mcp_server.services.runs import RunItem
 from openai_facade.chat_tools import send_loop
+from openai_facade.delivery import Delivery
 from openai_facade.exchange import Exchange
 from openai_facade.facade import AGENT_PREFIX, Facade
 from openai_facade.translate.loop_answer import Trace
@@ -29,7 +29,11 @@ _NOT_OPTIONS = ("model", "messages", "stream", "stream_options", "metadata", "st
 
 
 async def answer_as_agent(
-    facade: Facade, exchange: Exchange, principal: Principal, body: ChatRequest
+    facade: Facade,
+    exchange: Exchange,
+    principal: Principal,
+    body: ChatRequest,
+    delivery: Delivery,
 ) -> None:
     """Run the agent that the model id names, and answer with what it says.
 
@@ -43,16 +47,33 @@ async def answer_as_agent(
     """
     _require_no_tools(body)
     require_one_answer(body)
-    frame = Frame(body["model"], wants_usage(body))
     run = await _unbroken(_start(facade, principal, body))
     trace = Trace(lambda name: name, run=run["run"])
     try:
         text = RunText(whole_turns=wants_json(body))
         events = _follow(facade, principal, run["run"], text)
-        await send_loop(exchange, frame, trace, events, stream=bool(body.get("stream")))
+        await send_loop(delivery, trace, events)
     finally:
         if trace.has_effects:
             exchange.forbid_retry()
+
+
+async def agent_events(
+    facade: Facade, principal: Principal, body: ChatRequest
+) -> AsyncGenerator[LoopEvent, None]:
+    """Run the agent that the model id of a chat body names, and give what its loop tells.
+
+    To close this cancels the run.
+
+    Raises:
+        AppError: there is no such agent, the request does not fit, or the run failed.
+    """
+    _require_no_tools(body)
+    run = await _unbroken(_start(facade, principal, body))
+    text = RunText(whole_turns=wants_json(body))
+    async with aclosing(_follow(facade, principal, run["run"], text)) as events:
+        async for event in events:
+            yield event
 
 
 async def _start(facade: Facade, principal: Principal, body: ChatRequest) -> RunItem:
@@ -101,10 +122,11 @@ async def _unbroken(starting: Awaitable[RunItem]) -> RunItem:
 
 
 def _require_no_tools(body: ChatRequest) -> None:
-    if body.get("tools"):
-        raise unsupported(
-            "tools", "an agent has the tools of its definition; change them with agent_save."
-        )
+    for name in ("tools", "functions"):
+        if body.get(name):
+            raise unsupported(
+                name, "an agent has the tools of its definition; change them with agent_save."
+            )
     if asks_for_servers(body):
         raise unsupported(
             "metadata.mcp_servers", "an agent has the tools of its definition; leave it out."

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
-
-import orjson
 
 from mcp_server.agents.events import Finished, LoopEvent
 from mcp_server.agents.loop import run_loop
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import Unavailable
 from mcp_server.llm import ChatRequest, Model
-from mcp_server.llm.wire import Frame, wants_usage
+from mcp_server.llm.custom_tools import as_custom, as_functions
+from mcp_server.llm.wire import Frame
+from openai_facade.chat_memory import kept_for_later, without_store
+from openai_facade.delivery import Delivery
 from openai_facade.exchange import Exchange
 from openai_facade.facade import Facade
 from openai_facade.toolbox import open_toolbox
 from openai_facade.translate.loop_answer import LoopChunks, Trace, loop_completion
 from openai_facade.translate.mcp_opt_in import (
     ToolSelection,
+    allows_tools,
     client_functions,
     function_choice,
     require_one_answer,
@@ -34,7 +37,7 @@ async def answer_with_tools(
     model: Model,
     request: ChatRequest,
     selection: ToolSelection,
-    model_id: str,
+    delivery: Delivery,
 ) -> None:
     """Run the loop and answer with it.
 
@@ -46,29 +49,41 @@ async def answer_with_tools(
     """
     require_one_answer(request)
     toolbox = await open_toolbox(facade.bus, principal, selection)
-    plain = function_choice(without_opt_in(request))
-    frame = Frame(model_id, wants_usage(request))
+    specs = await toolbox.specs() if allows_tools(request) else []
+    offered = [spec["function"]["name"] for spec in specs]
+    plain, custom = as_functions(function_choice(without_opt_in(without_store(request)), offered))
     trace = Trace(toolbox.tool_name)
-    events = run_loop(model, toolbox, plain, facade.limits, client_functions(plain))
+    looped = run_loop(model, toolbox, plain, facade.limits, client_functions(plain))
+    events = kept_for_later(facade, principal, delivery.model_id, looped)
     try:
-        await send_loop(exchange, frame, trace, events, stream=bool(request.get("stream")))
+        await send_loop(delivery, trace, _customs(events, custom))
     finally:
         if trace.has_effects:
             exchange.forbid_retry()
 
 
+async def _customs(
+    events: AsyncGenerator[LoopEvent, None], custom: frozenset[str]
+) -> AsyncGenerator[LoopEvent, None]:
+    """Give the client's custom tools their own calls back."""
+    async with aclosing(events):
+        async for event in events:
+            if not isinstance(event, Finished) or not custom:
+                yield event
+                continue
+            calls = [as_custom(call, custom) for call in event.client_calls]
+            message = event.message | ({"tool_calls": calls} if calls else {})
+            yield replace(event, message=message, client_calls=calls)
+
+
 async def send_loop(
-    exchange: Exchange,
-    frame: Frame,
-    trace: Trace,
-    events: AsyncGenerator[LoopEvent, None],
-    *,
-    stream: bool,
+    delivery: Delivery, trace: Trace, events: AsyncGenerator[LoopEvent, None]
 ) -> None:
     """Answer with the events of a loop, in chunks as they come or whole at the end."""
+    frame = Frame(delivery.model_id, delivery.include_usage)
     async with aclosing(events):
-        if stream:
-            await _stream(exchange, LoopChunks(frame, trace), events)
+        if delivery.streams:
+            await _stream(delivery, LoopChunks(frame, trace), events)
             return
         finished: Finished | None = None
         async for event in events:
@@ -77,11 +92,11 @@ async def send_loop(
                 finished = event
     if finished is None:
         raise _BROKEN
-    await exchange.answer(orjson.dumps(loop_completion(frame, trace, finished)))
+    await delivery.whole(loop_completion(frame, trace, finished))
 
 
 async def _stream(
-    exchange: Exchange, chunks: LoopChunks, events: AsyncGenerator[LoopEvent, None]
+    delivery: Delivery, chunks: LoopChunks, events: AsyncGenerator[LoopEvent, None]
 ) -> None:
     pending: list[dict[str, Any]] = []
     async for event in events:  # the 200 waits for the first event that shows
@@ -90,13 +105,13 @@ async def _stream(
             break
     if not pending:
         raise _BROKEN
-    async with exchange.open_stream():
+    async with delivery.opened():
         for chunk in pending:
-            await exchange.event(orjson.dumps(chunk))
+            await delivery.chunk(chunk)
         async for event in events:
             for chunk in chunks.feed(event):
-                await exchange.event(orjson.dumps(chunk))
-    await exchange.done()
+                await delivery.chunk(chunk)
+        await delivery.end()
 
 
 _BROKEN = Unavailable("the model ended its answer before it began; try again")

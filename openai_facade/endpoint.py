@@ -60,13 +60,20 @@ _CUT = Unavailable("the request was cut: its key was revoked or the server is st
 
 
 def declare(
-    facade: Facade, path: str, handler: Handler, *, methods: Sequence[str], verb: Verb
+    facade: Facade,
+    path: str,
+    handler: Handler,
+    *,
+    methods: Sequence[str],
+    verb: Verb,
+    uploads: bool = False,
 ) -> DeclaredRoute:
-    """Make a route under /v1 that needs a key."""
+    """Make a route under /v1 that needs a key; `uploads` are stored as they come."""
     return DeclaredRoute(
         path,
         Endpoint(handler, facade),
         methods=methods,
         verb=verb,
         door="openai",
+        uploads=uploads,
     )

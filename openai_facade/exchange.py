@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import orjson
 from anyio import CancelScope
+from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from mcp_server.errors import AppError
 from openai_facade.errors import Header, defect, envelope, headers_of, status_of
 from openai_facade.identity import request_id, response_headers
+from openai_facade.translate.response_stream import error_event
 from openai_facade.wire.faults import InvalidRequest, json_type
 
 _JSON: Header = (b"content-type", b"application/json")
@@ -46,6 +48,8 @@ class Exchange:
         self._streaming = False
         self._ended = False
         self._written_at = 0.0
+        # Of a stream of typed events: the number of its next one.
+        self._next_number: int | None = None
 
     async def read_object(self) -> dict[str, Any]:
         """Read the body as a JSON object; its size is bounded by the gate in front of every route.
@@ -84,6 +88,37 @@ class Exchange:
                     param=None,
                     wire_code="unsupported_content_type",
                 )
+
+    @property
+    def content_type(self) -> str:
+        """What the request says that its body is."""
+        found = [value for name, value in self.scope["headers"] if name == b"content-type"]
+        return found[0].decode("latin-1") if found else ""
+
+    async def read_bytes(self) -> bytes:
+        """Read the body as it is, within the same bound as `read_object`.
+
+        Raises:
+            ClientGone: the client left in the middle of it.
+        """
+        return await self._read()
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The request's headers; names in any case."""
+        return Headers(scope=self.scope)
+
+    async def chunks(self) -> AsyncGenerator[bytes]:
+        """Yield the body as it comes.
+
+        Raises:
+            ClientGone: the client left in the middle of it.
+        """
+        while (message := await self._receive())["type"] == "http.request":
+            yield message.get("body", b"")
+            if not message.get("more_body"):
+                return
+        raise ClientGone
 
     async def _read(self) -> bytes:
         pieces: list[bytes] = []
@@ -127,6 +162,37 @@ class Exchange:
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         await self._send({"type": "http.response.body", "body": payload})
 
+    async def pass_on(self, content_type: str, pieces: AsyncIterator[bytes]) -> None:
+        """Answer with bytes as they come; status 200 waits for the first of them.
+
+        An answer of events that breaks off ends with an error event; any other is cut, so that its
+        client sees that it is not whole.
+        """
+        piece = await anext(pieces, b"")
+        kind = (b"content-type", content_type.encode("latin-1", "replace"))
+        headers = [kind, *response_headers(self.scope), *self._extra_headers]
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        self._streaming = content_type.startswith("text/event-stream")
+        self._ended = not self._streaming
+        while piece:
+            await self._write(piece)
+            piece = await anext(pieces, b"")
+        self._ended = True
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def send_bytes(
+        self, status: int, headers: Sequence[Header], pieces: AsyncIterator[bytes]
+    ) -> None:
+        """Answer with bytes of a length that `headers` tell; one that breaks off is cut."""
+        piece = await anext(pieces, b"")
+        sent = [*headers, *response_headers(self.scope)]
+        await self._send({"type": "http.response.start", "status": status, "headers": sent})
+        self._ended = True
+        while piece:
+            await self._write(piece)
+            piece = await anext(pieces, b"")
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
     @asynccontextmanager
     async def open_stream(self) -> AsyncGenerator[None]:
         """Send status 200 and keep the line alive with a comment whenever it was silent for long."""
@@ -143,6 +209,20 @@ class Exchange:
     async def event(self, payload: bytes) -> None:
         """Send one event in one write: some parsers lose an event that comes in two pieces."""
         await self._write(b"data: " + payload + b"\n\n")
+
+    async def typed_event(self, event: Mapping[str, Any]) -> None:
+        """Send one numbered event under its type, as the streams of responses have them, in one write."""
+        self._next_number = event["sequence_number"] + 1
+        await self._write(_typed(event))
+
+    async def end(self) -> None:
+        """End a stream whose last event says so itself."""
+        self._ended = True
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def events(self, payloads: Iterable[bytes]) -> None:
+        """Send several events in one write, each of them whole."""
+        await self._write(b"".join([b"data: " + payload + b"\n\n" for payload in payloads]))
 
     async def done(self) -> None:
         """End the stream as OpenAI does."""
@@ -164,6 +244,8 @@ class Exchange:
         if self._streaming:
             self._ended = True
             last = b"data: " + payload + b"\n\n"
+            if self._next_number is not None:
+                last = _typed(error_event(body["error"], self._next_number))
             await self._send({"type": "http.response.body", "body": last, "more_body": False})
             return
         self._extra_headers.extend(headers)
@@ -180,3 +262,7 @@ class Exchange:
                 await self._write(_PING)
                 silent = 0.0
             await asyncio.sleep(self._ping_seconds - silent)
+
+
+def _typed(event: Mapping[str, Any]) -> bytes:
+    return b"event: " + event["type"].encode() + b"\ndata: " + orjson.dumps(event) + b"\n\n"

@@ -7,6 +7,8 @@ from collections.abc import MutableMapping
 from typing import Any
 from uuid import uuid4
 
+from mcp_server.llm.trail import current_trail
+
 VERSION = b"2020-10-01"  # the only value that OpenAI's API ever sent
 
 _REQUEST = "openai_facade.request"
@@ -18,14 +20,26 @@ def request_id(scope: MutableMapping[str, Any]) -> str:
 
 
 def response_headers(scope: MutableMapping[str, Any]) -> list[tuple[bytes, bytes]]:
-    """Give x-request-id, openai-processing-ms (since this module first saw the request) and openai-version."""
+    """Give x-request-id, openai-processing-ms (since this module first saw the request) and openai-version.
+
+    Where a model of several upstreams answered, or one whose answers are kept, the headers say so.
+    """
     name, begun = _mark(scope)
     millis = (time.perf_counter_ns() - begun) // 1_000_000
     return [
         (b"x-request-id", name.encode()),
         (b"openai-processing-ms", b"%d" % millis),
         (b"openai-version", VERSION),
+        *_trail_headers(),
     ]
+
+
+def _trail_headers() -> list[tuple[bytes, bytes]]:
+    trail = current_trail()
+    if trail is None:
+        return []
+    told = ((b"x-isthmus-upstream", trail.upstream), (b"x-isthmus-cache", trail.cache))
+    return [(name, value.encode("latin-1", "replace")) for name, value in told if value]
 
 
 def _mark(scope: MutableMapping[str, Any]) -> tuple[str, int]:

@@ -22,6 +22,8 @@ from mcp_server.operation import Operations
 from mcp_server.storage.sql.control import open_control
 from mcp_server.storage.sql.embedded import Cluster, open_cluster
 
+pytest_plugins = ["tests.traffic.plugin"]
+
 SECRET = bytes(range(32))
 
 # The same examples each time, on however busy a machine: how long one takes is no property of the code.

@@ -53,6 +53,9 @@ class Answer:
         self.finish_reason: str | None = None
         self.usage: dict[str, Any] = {}
         self.size = 0
+        # What the last chunk added beside text: pieces of calls, and OpenAI's objects of its tokens.
+        self.added_calls: list[tuple[ToolCall, str]] = []
+        self.added_logprobs: list[dict[str, Any]] = []
         self._pieces: dict[str, list[str]] = {}
         self._calls: list[ToolCall] = []
         self._open: dict[int, ToolCall] = {}
@@ -61,6 +64,7 @@ class Answer:
         """Take one chunk in and return its new text as `(field, text)`."""
         self.usage = chunk.get("usage") or self.usage
         added: list[tuple[str, str]] = []
+        self.added_calls, self.added_logprobs = [], []
         for choice in chunk.get("choices") or ():
             if choice.get("index") not in {0, None}:
                 continue
@@ -68,6 +72,8 @@ class Answer:
             delta: Mapping[str, Any] = choice.get("delta") or {}
             for call in delta.get("tool_calls") or ():
                 self._add_call(call)
+            logprobs: Mapping[str, Any] = choice.get("logprobs") or {}
+            self.added_logprobs += logprobs.get("content") or ()
             added += [(field, delta[field]) for field in TEXT_FIELDS if delta.get(field)]
         for field, text in added:
             self.size += len(text)
@@ -133,6 +139,7 @@ class Answer:
         call.name = call.name or function.get("name") or ""
         added: str = function.get("arguments") or ""
         call.arguments += added
+        self.added_calls.append((call, added))
         self.size += len(added)
 
     def _call_of(self, delta: Mapping[str, Any]) -> ToolCall:

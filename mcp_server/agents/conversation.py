@@ -8,7 +8,14 @@ from contextlib import aclosing
 from typing import Any, cast
 
 from mcp_server.agents.answer import Answer, ToolCall
-from mcp_server.agents.events import Finished, LoopLimits, Stopped, TextDelta, ToolOutcome
+from mcp_server.agents.events import (
+    CallDelta,
+    Finished,
+    LoopLimits,
+    Stopped,
+    TextDelta,
+    ToolOutcome,
+)
 from mcp_server.errors import Unavailable
 from mcp_server.llm import ChatRequest, Chunk, Model
 
@@ -22,11 +29,14 @@ class Conversation:
         specs: list[dict[str, Any]],
         limits: LoopLimits,
         client_tools: frozenset[str],
+        *,
+        by_item: bool = False,
     ) -> None:
         own = [spec for spec in specs if spec["function"]["name"] not in client_tools]
         self._request = _with_tools(request, own)
         self._server = {spec["function"]["name"] for spec in own}
         self._client_tools = client_tools
+        self._by_item = by_item
         self._limits = limits
         self.deadline = asyncio.get_running_loop().time() + limits.seconds
         # Text before the last turn would spoil a JSON answer, and only the end of a turn shows
@@ -49,7 +59,7 @@ class Conversation:
     def server_calls(self) -> list[ToolCall]:
         return [call for call in self.answer.calls if call.name not in self._client_tools]
 
-    async def ask(self, model: Model, turn: int) -> AsyncGenerator[TextDelta, None]:
+    async def ask(self, model: Model, turn: int) -> AsyncGenerator[TextDelta | CallDelta, None]:
         """Stream one turn into `answer`; `say_held` and `add_turn` then take it in."""
         self.answer, self._held = Answer(), []
         async with aclosing(model.stream(self._next_request(turn))) as chunks:
@@ -58,8 +68,10 @@ class Conversation:
                 if self._hold:
                     self._held += pieces
                     pieces = []
-                for delta in self._say(pieces, turn):
+                for delta in self._say(pieces, turn, self.answer.added_logprobs):
                     yield delta
+                for call, added in self.answer.added_calls if self._by_item else ():
+                    yield CallDelta(call.id, call.name, added, turn)
                 if self._written + self.answer.size > self._limits.output_chars:
                     self.stopped = "output"
         if not self.stopped and self.answer.finish_reason is None:
@@ -167,14 +179,20 @@ class Conversation:
             self.stopped = "seconds"
             return None
 
-    def _say(self, pieces: Iterable[tuple[str, str]], turn: int) -> Iterable[TextDelta]:
+    def _say(
+        self,
+        pieces: Iterable[tuple[str, str]],
+        turn: int,
+        logprobs: list[dict[str, Any]] | None = None,
+    ) -> Iterable[TextDelta]:
         for name, piece in pieces:
             said = self._said.setdefault(name, [])
-            new_turn = self._said_in.get(name, turn) != turn
+            new_turn = self._said_in.get(name, turn) != turn and not self._by_item
             text = f"\n\n{piece}" if new_turn and not said[-1].endswith("\n") else piece
             self._said_in[name] = turn
             said.append(text)
-            yield TextDelta(text, turn, name)
+            of_tokens = logprobs if self._by_item and name == "content" and logprobs else None
+            yield TextDelta(text, turn, name, of_tokens)
 
 
 def wants_json(request: Mapping[str, Any]) -> bool:

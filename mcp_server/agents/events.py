@@ -55,11 +55,25 @@ class LoopLimits:
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """A piece of text. `field` is the message field it belongs to, mostly `content`."""
+    """A piece of text. `field` is the message field it belongs to, mostly `content`.
+
+    `logprobs` are OpenAI's objects for its tokens, told only by item and where the model gives them.
+    """
 
     text: str
     turn: int
     field: str = "content"
+    logprobs: list[dict[str, Any]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CallDelta:
+    """A piece of a call as the model writes it, told only by item; `name` may be empty at first."""
+
+    call_id: str
+    name: str
+    arguments: str
+    turn: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,5 +133,5 @@ class Finished:
 
 
 LoopEvent: TypeAlias = (
-    TextDelta | ToolStarted | ToolFinished | TurnFinished | TurnIncomplete | Finished
+    TextDelta | CallDelta | ToolStarted | ToolFinished | TurnFinished | TurnIncomplete | Finished
 )

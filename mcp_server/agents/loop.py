@@ -9,6 +9,7 @@ from mcp_server.agents.answer import Answer
 from mcp_server.agents.calls import Caller
 from mcp_server.agents.conversation import Conversation
 from mcp_server.agents.events import (
+    CallDelta,
     Finished,
     LoopEvent,
     LoopLimits,
@@ -25,6 +26,7 @@ from mcp_server.agents.steps import NO_RULES, NOTHING_TOLD, CallRules, Steps, To
 from mcp_server.llm import ChatRequest, Model
 
 __all__ = [
+    "CallDelta",
     "Finished",
     "LoopEvent",
     "LoopLimits",
@@ -52,6 +54,7 @@ async def run_loop(
     steps: Steps | None = None,
     rules: CallRules = NO_RULES,
     told: Told = NOTHING_TOLD,
+    by_item: bool = False,
 ) -> AsyncGenerator[LoopEvent, None]:
     """Answer a chat request with the toolbox's tools, as a stream of events that ends with Finished.
 
@@ -69,13 +72,16 @@ async def run_loop(
     TurnIncomplete. Without `steps`, `rules` and `told` mean nothing. `limits.seconds` counts for
     this attempt alone.
 
+    `by_item` is for answers that are made of items: each turn's text is told by itself, without the
+    blank line, and the pieces of calls are told as the model writes them.
+
     Close the generator or cancel its task to stop: the model's stream and a running tool end too.
 
     Raises:
         AppError: the model failed, the caller's rights are gone, or what came of an interrupted call
             is unknown and the rules say that it must not be made again.
     """
-    talk = Conversation(request, await toolbox.specs(), limits, client_tools)
+    talk = Conversation(request, await toolbox.specs(), limits, client_tools, by_item=by_item)
     caller = Caller(toolbox, talk, steps, rules, told)
     for turn in range(1, limits.turns + 1):
         async with aclosing(_take_turn(talk, model, turn, steps, told)) as events:
@@ -93,7 +99,7 @@ async def run_loop(
 
 async def _take_turn(
     talk: Conversation, model: Model, turn: int, steps: Steps | None, told: Told
-) -> AsyncGenerator[TextDelta | TurnFinished | TurnIncomplete, None]:
+) -> AsyncGenerator[TextDelta | CallDelta | TurnFinished | TurnIncomplete, None]:
     """Ask the model, or take the answer that an earlier attempt stored."""
     step = f"turn/{turn}"
     if steps is not None and steps.finished(step):

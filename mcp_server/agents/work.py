@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, cast
 
 from mcp_server.agents.definitions import AgentDefinition
 from mcp_server.agents.events import (
+    CallDelta,
     Finished,
     LoopEvent,
     TextDelta,
@@ -101,6 +102,9 @@ def _stored(event: LoopEvent) -> dict[str, Any]:
     match event:
         case TextDelta(text=text, turn=turn, field=field):
             return {"type": "text", "turn": turn, "field": field, "text": text}
+        case CallDelta(call_id=call, name=name, arguments=arguments, turn=turn):
+            piece = {"call": call, "name": name, "arguments": arguments}
+            return {"type": "call", "turn": turn, **piece}
         case ToolStarted(call_id=call, name=name, arguments=arguments, turn=turn):
             started = {"call": call, "name": name, "arguments": arguments}
             return {"type": "tool_started", "turn": turn, **started}

@@ -1,4 +1,4 @@
-"""`isthmus keys`: create, list, revoke."""
+"""`isthmus keys`: create, list, revoke, usage."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 
 from mcp_server.auth.keys import KeyInfo, KeyService
 from mcp_server.commands.control import control_database
+from mcp_server.services.model_usage import UsageItem, read_usage
 from mcp_server.settings import Settings
 
 
@@ -22,6 +23,9 @@ async def run(settings: Settings, options: argparse.Namespace) -> int:
                 print(
                     json.dumps(info) if options.json else f"revoked {info['id']} ({info['name']})"
                 )
+            case "usage":
+                found = await read_usage(control, days=options.days, key=options.key)
+                _show_usage(found, as_json=options.json)
             case _:
                 await _list(keys, as_json=options.json)
     return 0
@@ -65,6 +69,20 @@ async def _list(keys: KeyService, *, as_json: bool) -> None:
                     info["name"],
                 )
             )
+        )
+
+
+def _show_usage(found: list[UsageItem], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(found))
+        return
+    if not found:
+        print("nothing was asked of any model in these days")
+    for item in found:
+        tokens = f"{item['prompt_tokens']} in, {item['completion_tokens']} out"
+        who = item["name"] or item["key"] or "(no key)"
+        print(
+            f"{item['day']}  {item['tenant']}  {who}  {item['model']}  {item['requests']} requests  {tokens}"
         )
 
 

@@ -34,6 +34,9 @@ async def worker(settings: Settings, concurrency: int | None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     async with open_runtime(settings, concurrency=slots) as runtime:
+        from mcp_server.app import bind_works  # a number that does not fit need not wait for it
+
+        bind_works(runtime)
         print(f"Isthmus worker is ready ({slots} slots)", flush=True)
         await stopped.wait()
         if runtime.worker is not None:

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from mcp_server.extensions.elicitation import elicitation, questions
 from mcp_server.long_tools import tool_result
-from mcp_server.services.run_results import RunItem, RunProgress, RunResult
+from mcp_server.services.run_results import RESPONSE_KIND, RunItem, RunProgress, RunResult
 
 # https://github.com/modelcontextprotocol/ext-tasks, specification/draft/tasks.md (SEP-2663)
 EXTENSION = "io.modelcontextprotocol/tasks"
@@ -19,6 +19,9 @@ Task: TypeAlias = dict[str, Any]
 
 INTERNAL_ERROR = -32603  # JSON-RPC 2.0
 POLL_INTERVAL_MS = 1000
+
+# Kinds of run whose output is what a model said.
+_ANSWERING = frozenset({"agent", RESPONSE_KIND})
 
 _STATUS: dict[str, TaskStatus] = {
     "queued": "working",
@@ -66,8 +69,8 @@ def _plain_task(run: RunItem) -> Task:
 
 
 def _status(run: RunItem) -> TaskStatus:
-    """Map the status; an agent that failed has an answer all the same: the result of its call says so."""
-    if run["status"] == "failed" and run["kind"] == "agent":
+    """Map the status; a model that failed has an answer all the same: the result of its call says so."""
+    if run["status"] == "failed" and run["kind"] in _ANSWERING:
         return "completed"
     return _STATUS[run["status"]]
 
@@ -110,7 +113,7 @@ def _error(run: RunItem) -> dict[str, Any]:
 
 def _call_result(run: RunItem) -> dict[str, Any]:
     """Return what the call would have answered if it had waited for the run's end."""
-    if run["kind"] == "agent":
+    if run["kind"] in _ANSWERING:
         shown = RunResult(
             run=run["run"], status=run["status"], output=run["output"], error=run["error"]
         )

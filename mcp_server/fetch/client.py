@@ -18,6 +18,8 @@ from mcp_server.fetch.target import Target, follow, parse
 if TYPE_CHECKING:
     import aiohttp
 
+    from mcp_server.fetch.transport import GuardedTransport
+
 MOST_REDIRECTS = 5
 MOST_SECONDS = 60.0
 _CONNECT_SECONDS = 10.0
@@ -77,6 +79,22 @@ class Fetcher:
     def __init__(self, allowed: Allowed | None = None, resolve: Resolve = system_resolve) -> None:
         self._allowed = allowed or Allowed()
         self._resolve = resolve
+
+    async def check(self, url: str) -> Target:
+        """Return where a URL leads, if it may be reached now.
+
+        Raises:
+            InvalidInput: it is malformed, or may not be reached. Unavailable: nobody could tell.
+        """
+        target = parse(url)
+        await addresses(target, self._allowed, self._resolve)
+        return target
+
+    def transport(self, max_bytes: int) -> GuardedTransport:
+        """Return a transport for an httpx2 client, under the same guard; an answer has a bound."""
+        from mcp_server.fetch.transport import GuardedTransport
+
+        return GuardedTransport(self._allowed, self._resolve, max_bytes)
 
     @asynccontextmanager
     async def open(

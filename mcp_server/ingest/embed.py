@@ -54,7 +54,7 @@ async def open_embedder(settings: EmbeddingSettings) -> AsyncGenerator[Embedder]
         return
     from mcp_server.ingest.embed_upstream import UpstreamEmbedder
     from mcp_server.llm.api_client import open_api_client
-    from mcp_server.llm.router import check_url
+    from mcp_server.llm.opening import check_url
 
     url = check_url(settings.embeddings_url, "ISTHMUS_EMBEDDINGS_URL")
     async with open_api_client(url, settings.embeddings_api_key) as client:

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from mcp_server.errors import AppError
+from mcp_server.errors import AppError, Timeout
 
 ChatRequest: TypeAlias = dict[str, Any]
 """The body of `POST /v1/chat/completions`: model, messages, tools, tool_choice, ...; fields unknown here pass on."""
@@ -41,14 +41,31 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class TargetInfo:
+    """One place that may answer for a model; `state` is its circuit: closed (well), open or half_open."""
+
+    upstream: str
+    model: str
+    weight: float
+    healthy: bool
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A model that can be asked: `capabilities` is a part of chat, tools, json_schema, embeddings."""
+    """A model that can be asked: `capabilities` is a part of chat, tools, json_schema, embeddings.
+
+    A model of the operator's making has `targets`, and `fallbacks` in the order in which they are asked.
+    """
 
     id: str
     upstream: str
     capabilities: tuple[str, ...]
     healthy: bool
     default: bool = False
+    targets: tuple[TargetInfo, ...] = ()
+    fallbacks: tuple[str, ...] = ()
+    context_fallbacks: tuple[str, ...] = ()
 
 
 class Upstream(Model, Protocol):
@@ -71,6 +88,10 @@ class Upstream(Model, Protocol):
     def warm(self) -> None:
         """Begin to load what the first answer would wait for; must return at once."""
         ...
+
+
+class TookTooLong(Timeout):
+    """The answer came, but had no end within its time: that says nothing of who answered."""
 
 
 class UpstreamError(AppError):

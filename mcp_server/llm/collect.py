@@ -8,21 +8,39 @@ from typing import Any
 from mcp_server.llm import Chunk, Completion
 from mcp_server.llm.wire import list_of, object_of
 
+_PIECES = frozenset({"choices", "usage"})
 _TEXTS = ("content", "refusal", "reasoning_content")
 
 
 async def collect(chunks: AsyncIterable[Chunk]) -> Completion:
     """Read `chunks` to their end; usage is taken from the chunk that has it."""
-    whole: Completion = {}
-    choices: dict[int, dict[str, Any]] = {}
-    usage: dict[str, Any] | None = None
+    collected = Collected()
     async for chunk in chunks:
-        whole = whole or {key: value for key, value in chunk.items() if key != "choices"}
-        usage = chunk.get("usage") or usage
+        collected.add(chunk)
+    return collected.completion()
+
+
+class Collected:
+    """What the chunks of one stream said so far."""
+
+    def __init__(self) -> None:
+        self._whole: Completion = {}
+        self._choices: dict[int, dict[str, Any]] = {}
+        self._usage: dict[str, Any] | None = None
+
+    def add(self, chunk: Chunk) -> None:
+        """Take one chunk in; it is not changed."""
+        self._whole |= {key: value for key, value in chunk.items() if key not in _PIECES}
+        self._usage = chunk.get("usage") or self._usage
         for part in chunk["choices"]:
-            _add(choices.setdefault(part.get("index", 0), _empty(part.get("index", 0))), part)
-    listed = [choices[index] for index in sorted(choices)]
-    return {**whole, "object": "chat.completion", "choices": listed, "usage": usage}
+            index = part.get("index", 0)
+            _add(self._choices.setdefault(index, _empty(index)), part)
+
+    def completion(self) -> Completion:
+        """Give them as one answer."""
+        listed = [self._choices[index] for index in sorted(self._choices)]
+        whole = {**self._whole, "object": "chat.completion", "choices": listed}
+        return {**whole, "usage": self._usage}
 
 
 def _empty(index: int) -> dict[str, Any]:
@@ -47,10 +65,11 @@ def _add(choice: dict[str, Any], part: dict[str, Any]) -> None:
 
 
 def _add_call(calls: list[dict[str, Any]], part: dict[str, Any]) -> None:
-    while len(calls) <= part["index"]:
-        empty: dict[str, Any] = {"name": "", "arguments": ""}
-        calls.append({"id": "", "type": "function", "function": empty})
-    call = calls[int(part["index"])]
+    index = int(part.get("index") or 0)
+    kind, text = ("custom", "input") if "custom" in part else ("function", "arguments")
+    while len(calls) <= index:
+        calls.append({"id": "", "type": kind, kind: {"name": "", text: ""}})
+    call = calls[index]
     call["id"] = part.get("id") or call["id"]
-    for key, text in object_of(part.get("function")).items():
-        call["function"][key] += text or ""
+    for key, piece in object_of(part.get(kind)).items():
+        call[kind][key] += piece or ""

@@ -9,7 +9,9 @@ from typing import Any, NoReturn
 from mcp_server.errors import Unavailable
 from mcp_server.llm import ChatRequest, Chunk, Completion, ModelInfo, Upstream, UpstreamError
 from mcp_server.llm.api_client import ApiClient, NotAnswered
+from mcp_server.llm.choices import several
 from mcp_server.llm.collect import collect
+from mcp_server.llm.custom_tools import as_custom, as_functions
 from mcp_server.llm.gguf_messages import render
 from mcp_server.llm.gguf_process import Load, ModelProcess, open_process, usable_threads
 from mcp_server.llm.gguf_schema import fitted
@@ -22,7 +24,7 @@ from mcp_server.llm.wire import Frame, object_of, sum_usage, wants_usage
 # What the adapter does itself, or what llama.cpp must not see.
 _OWN_FIELDS = frozenset(
     {"messages", "model", "tools", "tool_choice", "parallel_tool_calls", "stream_options"}
-    | {"max_completion_tokens", "response_format", "stream"}
+    | {"max_completion_tokens", "response_format", "stream", "n"}
 )
 # The model card of SmolLM2-Instruct asks for these.
 _SMALL_SAMPLING = {"temperature": 0.2, "top_p": 0.9}
@@ -56,6 +58,15 @@ class GgufModel:
         context_length_exceeded if the conversation is too long; Unavailable if the child process
         cannot be started or dies.
         """
+        if request.get("web_search_options") is not None:
+            body = {"message": f"{self.name} cannot search the web.", "param": "web_search_options"}
+            raise UpstreamError(400, {**body, "code": "unsupported_parameter"}, upstream=self.name)
+        async with aclosing(several(self._stream, request)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def _stream(self, request: ChatRequest) -> AsyncGenerator[Chunk, None]:
+        request, custom = as_functions(request)
         choice = read_tool_choice(request)
         frame = Frame(self._weights.model_id, wants_usage(request))
         spent: list[Mapping[str, Any]] = []
@@ -64,7 +75,9 @@ class GgufModel:
             call = await caller.decide(request, choice)
             if call is not None:
                 yield frame.chunk({"role": "assistant", "content": None})
-                for chunk in frame.call_chunks(0, call, [call["function"]["arguments"]]):
+                made = as_custom(call, custom)
+                kind, text = ("custom", "input") if "custom" in made else ("function", "arguments")
+                for chunk in frame.call_chunks(0, made, [made[kind][text]]):
                     yield chunk
                 yield frame.chunk({}, "tool_calls")
                 if frame.include_usage:

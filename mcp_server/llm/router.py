@@ -1,65 +1,67 @@
-"""Choose the model that answers: open the configured upstreams and resolve model ids among them."""
+"""Choose the model that answers: resolve model ids among upstreams and what the operator made of them."""
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+import random
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
-import anyio
-
-from mcp_server.errors import AppError, ConfigurationError, NotFound, Unavailable
+from mcp_server.errors import ConfigurationError, NotFound, Unavailable
 from mcp_server.llm import Model, ModelInfo, Upstream
-from mcp_server.llm.discovery import discover
+from mcp_server.llm.alias import Alias
+from mcp_server.llm.catalogue import Catalogue
+from mcp_server.llm.guarded import Guarded
+from mcp_server.llm.kept import Answers, Kept
+from mcp_server.llm.metered import Metered, Observer
+from mcp_server.llm.plan import Target, in_turn
+from mcp_server.llm.trail import begin_trail
+
+if TYPE_CHECKING:
+    from mcp_server.settings_models import ModelSetting
 
 DEFAULT = "default"
 """The model id that always means the configured default."""
 
-_LIST_SECONDS = 2.0  # how long one upstream may take to list its models
 _FRESH_SECONDS = 5.0  # how long a list answers `models()`
 _DEFAULT_FRESH_SECONDS = 30.0  # how long a list answers `default`
 _RETRY_SECONDS = 1.0  # how soon an unknown id may cause another look
 _NAMES_SHOWN = 5
 
-_log = logging.getLogger("isthmus.llm")
-
-
-class LLMSettings(Protocol):
-    """What the router reads of the settings."""
-
-    @property
-    def llm_url(self) -> tuple[str, ...]: ...
-    @property
-    def llm_model(self) -> str | None: ...
-    @property
-    def llm_api_key(self) -> str | None: ...
-    @property
-    def port(self) -> int: ...
-
 
 class Router:
-    """Knows every upstream and which model ids each serves."""
+    """Knows every upstream, which model ids each serves, and the models that the operator made of them."""
 
     def __init__(
-        self, upstreams: Sequence[Upstream], *, default_model: str | None, announcement: str
+        self,
+        upstreams: Sequence[Upstream],
+        *,
+        default_model: str | None,
+        announcement: str,
+        models: Mapping[str, ModelSetting] | None = None,
     ) -> None:
         self.announcement = announcement
-        self._upstreams = tuple(upstreams)
+        self.upstreams = tuple(upstreams)
         self._first = upstreams[0]
         self._default_model = default_model
-        self._known: dict[str, list[ModelInfo]] = {}
-        self._failures: dict[str, AppError] = {}
-        self._listed_at = float("-inf")
-        self._listing = anyio.Lock()
+        self._catalogue = Catalogue(upstreams)
+        settings = models or {}
+        self._aliases = {name: self._alias(name, settings[name]) for name in settings}
+        self._kept = {
+            name: setting.cache_seconds
+            for name, setting in settings.items()
+            if setting.cache_seconds is not None
+        }
+        self._observe: Observer | None = None
+        self._answers: Answers | None = None
+
+    def bind(self, observe: Observer, answers: Answers) -> None:
+        """Tell `observe` of each request from now on, and keep answers in `answers` where a model says so."""
+        self._observe, self._answers = observe, answers
 
     def warm(self) -> None:
         """Begin to load an embedded model before the first request; returns at once."""
-        for upstream in self._upstreams:
-            upstream.warm()
+        self._first.warm()
 
     async def models(self) -> list[ModelInfo]:
         """List the models of all upstreams, at most 5 s old; those of a silent upstream are not healthy.
@@ -67,36 +69,76 @@ class Router:
         One upstream that does not answer costs at most 2 s. If it never answered, its models are
         unknown and not listed.
         """
-        await self._refresh(_FRESH_SECONDS)
-        return self._catalogue()
+        await self._catalogue.refresh(_FRESH_SECONDS)
+        return self._infos()
 
     async def health(self) -> dict[str, tuple[bool, str]]:
         """Give for each upstream's name whether it answers, and what is wrong if not."""
-        await self._refresh(_FRESH_SECONDS)
+        await self._catalogue.refresh(_FRESH_SECONDS)
         return {
             upstream.name: (failure is None, "" if failure is None else failure.message)
-            for upstream in self._upstreams
-            for failure in [self._failures.get(upstream.name)]
+            for upstream in self.upstreams
+            for failure in [self._catalogue.failures.get(upstream.name)]
         }
 
-    async def resolve(self, model_id: str) -> tuple[Model, str]:
+    async def resolve(self, model_id: str) -> tuple[Metered | Model, str]:
         """Give the model behind `model_id` and the id to send to it.
 
         `default` is LLM_MODEL if set, else the first chat model of the first upstream. A known id
         costs no I/O. Raises NotFound, naming what exists; Unavailable if an upstream that might
         know it does not answer.
         """
+        model, known_as = await self._resolve(model_id)
+        seconds = self._kept.get(known_as) if self._kept else None
+        trail = begin_trail() if isinstance(model, Alias) else None
+        if self._observe is None:
+            return model, known_as
+        metered = Metered(model, known_as, self._observe)
+        if seconds is None or self._answers is None or trail is None:
+            return metered, known_as
+        return Kept(metered, known_as, seconds, self._answers, self._observe, trail), known_as
+
+    async def resolve_embedding(self, model_id: str) -> tuple[Metered, str]:
+        """Give what embeds under `model_id`; raises as `resolve` does, and NotFound when asked if it cannot."""
+        model, known_as = await self._resolve(model_id)
+        if isinstance(model, Alias):
+            begin_trail()
+        return Metered(model, known_as, self._observe or _nobody), known_as
+
+    async def passing(self, served: str, model_id: str | None) -> tuple[Guarded, str | None] | None:
+        """Give the upstream that `serves` requests of a kind, and the id to send to it; None if none does.
+
+        A model that is made of targets goes to one of those; else the upstream that lists the model,
+        else the first.
+        """
+        able = [
+            each for each in self.upstreams if isinstance(each, Guarded) and served in each.serves
+        ]
+        if not able:
+            return None
+        alias = self._aliases.get(model_id or "")
+        if alias is not None:
+            fit = [target for target in alias.targets if target.upstream in able]
+            chosen = in_turn(fit, random.Random())[0] if fit else None  # noqa: S311  a choice by weight
+            return (chosen.upstream, chosen.model) if chosen else None
+        if model_id is not None and len(able) > 1:
+            await self._catalogue.refresh(_DEFAULT_FRESH_SECONDS)
+            servers = self._catalogue.all_with(model_id)
+            able.sort(key=lambda each: (each not in servers, not self._catalogue.is_well(each)))
+        return able[0], model_id
+
+    async def _resolve(self, model_id: str) -> tuple[Model, str]:
         if model_id == DEFAULT:
             return await self._resolve_default()
-        found = self._find(model_id)
+        found = self._aliases.get(model_id) or self._catalogue.find(model_id)
         if found is None:
-            await self._refresh(_RETRY_SECONDS)
-            found = self._find(model_id)
+            await self._catalogue.refresh(_RETRY_SECONDS)
+            found = self._catalogue.find(model_id)
         if found is not None:
             return found, model_id
         if model_id == self._default_model:
             return self._first, model_id
-        for name, failure in self._failures.items():
+        for name, failure in self._catalogue.failures.items():
             raise Unavailable(
                 f"model {model_id!r} is not known, but {name} cannot say now: {failure.message}",
                 param="model",
@@ -105,14 +147,18 @@ class Router:
 
     async def _resolve_default(self) -> tuple[Model, str]:
         if self._default_model is not None:
-            if len(self._upstreams) > 1 and self._find(self._default_model) is None:
-                await self._refresh(_DEFAULT_FRESH_SECONDS)
-            return self._find(self._default_model) or self._first, self._default_model
-        await self._refresh(_DEFAULT_FRESH_SECONDS)
+            made = self._aliases.get(self._default_model)
+            if made is not None:
+                return made, self._default_model
+            if len(self.upstreams) > 1 and self._catalogue.find(self._default_model) is None:
+                await self._catalogue.refresh(_DEFAULT_FRESH_SECONDS)
+            found = self._catalogue.find(self._default_model)
+            return found or self._first, self._default_model
+        await self._catalogue.refresh(_DEFAULT_FRESH_SECONDS)
         chosen = self._first_chat_model()
         if chosen is not None:
             return self._first, chosen
-        failure = self._failures.get(self._first.name)
+        failure = self._catalogue.failures.get(self._first.name)
         if failure is not None:
             raise failure
         raise Unavailable(
@@ -120,117 +166,50 @@ class Router:
             param="model",
         )
 
+    def _alias(self, name: str, setting: ModelSetting) -> Alias:
+        named = {each.name: each for each in self.upstreams if isinstance(each, Guarded)}
+        targets: list[Target] = []
+        for at, target in enumerate(setting.targets):
+            upstream = named.get(target.upstream.rstrip("/"))
+            if upstream is None:
+                raise ConfigurationError(
+                    f"ISTHMUS_MODELS: {name}.targets.{at}.upstream: there is no upstream "
+                    f"{target.upstream!r}; known are {', '.join(sorted(named))}."
+                )
+            targets.append(Target(upstream, target.model, target.weight))
+        return Alias(
+            name,
+            targets,
+            self._resolve,
+            fallbacks=setting.fallbacks,
+            context_fallbacks=setting.context_fallbacks,
+            retries=setting.retries,
+        )
+
     def _first_chat_model(self) -> str | None:
-        infos = self._known.get(self._first.name, [])
+        infos = self._catalogue.known.get(self._first.name, {}).values()
         return next((info.id for info in infos if "chat" in info.capabilities), None)
 
-    def _find(self, model_id: str) -> Upstream | None:
-        for upstream in self._upstreams:
-            if any(info.id == model_id for info in self._known.get(upstream.name, ())):
-                return upstream
-        return None
-
-    def _catalogue(self) -> list[ModelInfo]:
+    def _infos(self) -> list[ModelInfo]:
         default = self._default_model or self._first_chat_model()
-        seen: dict[str, ModelInfo] = {}
-        for upstream in self._upstreams:
-            healthy = upstream.name not in self._failures
-            for info in self._known.get(upstream.name, ()):
-                listed = replace(info, healthy=healthy and info.healthy, default=info.id == default)
-                seen.setdefault(info.id, listed)
+        known = self._catalogue.known
+        seen = {name: alias.info(known) for name, alias in self._aliases.items()}
+        for upstream in self.upstreams:
+            healthy = self._catalogue.is_well(upstream)
+            for info in known.get(upstream.name, {}).values():
+                seen.setdefault(info.id, replace(info, healthy=healthy and info.healthy))
         if default is not None and default not in seen:
-            healthy = self._first.name not in self._failures
-            seen[default] = ModelInfo(default, self._first.name, ("chat",), healthy, default=True)
-        return list(seen.values())
+            seen[default] = ModelInfo(
+                default, self._first.name, ("chat",), self._catalogue.is_well(self._first)
+            )
+        return [replace(each, default=each.id == default) for each in seen.values()]
 
     def _names(self) -> str:
-        ids = [info.id for info in self._catalogue()]
+        ids = [info.id for info in self._infos()]
         more = f" and {len(ids) - _NAMES_SHOWN} more" if len(ids) > _NAMES_SHOWN else ""
         return f"known are {', '.join([DEFAULT, *ids[:_NAMES_SHOWN]])}{more}."
 
-    async def _refresh(self, at_most: float) -> None:
-        if time.monotonic() - self._listed_at < at_most:
-            return
-        async with self._listing:
-            if time.monotonic() - self._listed_at < at_most:
-                return
-            async with anyio.create_task_group() as tasks:
-                for upstream in self._upstreams:
-                    tasks.start_soon(self._list, upstream)
-            self._listed_at = time.monotonic()
 
-    async def _list(self, upstream: Upstream) -> None:
-        try:
-            with anyio.fail_after(_LIST_SECONDS):
-                self._known[upstream.name] = await upstream.models()
-            self._failures.pop(upstream.name, None)
-        except TimeoutError:
-            self._failures[upstream.name] = Unavailable(
-                f"{upstream.name} did not list its models within {_LIST_SECONDS:g} s."
-            )
-        except AppError as error:
-            self._failures[upstream.name] = error
-
-
-@asynccontextmanager
-async def open_router(settings: LLMSettings) -> AsyncGenerator[Router]:
-    """Open the upstreams of LLM_URL, or what answers on loopback, or the embedded model.
-
-    Raises ConfigurationError that names ISTHMUS_LLM_URL if an entry is malformed.
-    """
-    async with AsyncExitStack() as stack:
-        found = [] if settings.llm_url else await discover(frozenset({settings.port}))
-        # A key is for the upstreams that the operator named, never for what happens to listen here.
-        key = settings.llm_api_key if settings.llm_url else None
-        entries = settings.llm_url or tuple(each.url for each in found) or ("gguf:",)
-        upstreams = [await stack.enter_async_context(_open(entry, key)) for entry in entries]
-        names = [f"{each.kind} at {each.url}" for each in found] or [
-            each.description for each in upstreams
-        ]
-        announcement = _announce(names, settings)
-        _log.info(announcement)
-        yield Router(upstreams, default_model=settings.llm_model, announcement=announcement)
-
-
-def _open(entry: str, api_key: str | None) -> AbstractAsyncContextManager[Upstream]:
-    scheme, _, rest = entry.partition(":")
-    if scheme == "scripted":
-        from mcp_server.llm.scripted import open_scripted
-
-        return nullcontext(open_scripted(rest))
-    if scheme == "gguf":
-        from mcp_server.llm.gguf import open_gguf
-
-        return open_gguf(rest)
-    if scheme in {"http", "https"}:
-        from mcp_server.llm.openai_compatible import open_openai_compatible
-
-        return open_openai_compatible(check_url(entry, "ISTHMUS_LLM_URL"), api_key)
-    raise ConfigurationError(
-        f"ISTHMUS_LLM_URL: {entry!r} is not http(s)://HOST/v1, scripted:, scripted:FILE or gguf:FILE."
-    )
-
-
-def check_url(url: str, setting: str) -> str:
-    """Give the base `url` of an OpenAI-compatible API without a closing slash.
-
-    Raises ConfigurationError that names `setting`, and never shows credentials.
-    """
-    mend = f"{setting}: write http(s)://HOST[:PORT]/v1"
-    try:
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0:
-            raise ConfigurationError(f"{mend}; this has no scheme, host or port that works.")
-    except ValueError as error:
-        raise ConfigurationError(f"{mend}; this is not a URL: {error}.") from error
-    if parts.username or parts.password:
-        raise ConfigurationError(f"{mend} without credentials; the key has a setting of its own.")
-    if parts.query or parts.fragment or any(char.isspace() for char in url):
-        raise ConfigurationError(f"{mend} without query, fragment or spaces.")
-    return url.rstrip("/")
-
-
-def _announce(names: Sequence[str], settings: LLMSettings) -> str:
-    default = f", default model {settings.llm_model}" if settings.llm_model else ""
-    change = "" if settings.llm_url else " (set ISTHMUS_LLM_URL to use another)"
-    return f"Language model: {', '.join(names)}{default}{change}"
+def _nobody(spent: object) -> None:
+    """Count nothing."""
+    del spent

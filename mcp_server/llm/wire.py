@@ -88,9 +88,10 @@ class Frame:
     def call_chunks(
         self, index: int, call: Mapping[str, Any], pieces: Iterable[str]
     ) -> list[Chunk]:
-        """Build the chunks of one tool call: its id and name first, then `pieces` of its arguments."""
-        head = {**call, "index": index, "function": {**call["function"], "arguments": ""}}
-        deltas = [head, *({"index": index, "function": {"arguments": piece}} for piece in pieces)]
+        """Build the chunks of one tool call: its id and name first, then `pieces` of what it is given."""
+        kind, text = ("custom", "input") if "custom" in call else ("function", "arguments")
+        head = {**call, "index": index, kind: {**call[kind], text: ""}}
+        deltas = [head, *({"index": index, kind: {text: piece}} for piece in pieces)]
         return [self.chunk({"tool_calls": [delta]}) for delta in deltas]
 
     def usage(self, usage: dict[str, Any]) -> Chunk:

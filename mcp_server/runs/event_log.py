@@ -17,8 +17,9 @@ FLUSH_SECONDS = 0.1
 # What one frame holds at most; a single event takes a million bytes at most.
 MOST_EVENTS = 1000
 MOST_BYTES = 1_000_000
-# These wait for the next frame; what ends an item is written at once.
+# These wait for the next frame, and so do the pieces of what grows; what ends an item is written at once.
 _WAITING = frozenset({"text", "progress"})
+_PIECE = ".delta"
 
 
 class Appends(Protocol):
@@ -84,7 +85,8 @@ class EventLog:
         else:
             self._pending.append(cleaned)
         self._arrived.set()
-        if kind not in _WAITING or len(self._pending) >= MOST_EVENTS:
+        waits = kind in _WAITING or kind.endswith(_PIECE)
+        if not waits or len(self._pending) >= MOST_EVENTS:
             self._urgent.set()
 
     async def finish(self, step: str, result: Any) -> None:

@@ -9,15 +9,22 @@ if TYPE_CHECKING:
     from mcp_server.auth.keys import KeyService
     from mcp_server.services.agents import AgentService
     from mcp_server.services.changes import ChangeService
+    from mcp_server.services.conversations import ConversationService
+    from mcp_server.services.files import FileService
     from mcp_server.services.ingest import IngestService
+    from mcp_server.services.kept_turns import TurnService
     from mcp_server.services.kv import KvService
+    from mcp_server.services.media import MediaService
     from mcp_server.services.models import ModelService
     from mcp_server.services.objects import ObjectService
     from mcp_server.services.objects.links import LinkService
     from mcp_server.services.objects.uploads import UploadService
+    from mcp_server.services.outside_tools import OutsideTools
+    from mcp_server.services.responses import ResponseService
     from mcp_server.services.runs import RunService
     from mcp_server.services.schedules import ScheduleService
     from mcp_server.services.sql import SqlService
+    from mcp_server.services.stored_chats import ChatService
     from mcp_server.services.triggers import TriggerService
     from mcp_server.services.undo import UndoService
     from mcp_server.services.units import UnitService
@@ -30,16 +37,23 @@ class Services:
 
     agents: AgentService
     changes: ChangeService
+    chats: ChatService
+    conversations: ConversationService
+    files: FileService
     ingest: IngestService
     keys: KeyService
     kv: KvService
     links: LinkService
+    media: MediaService
     models: ModelService
     objects: ObjectService
+    outside_tools: OutsideTools
+    responses: ResponseService
     runs: RunService
     schedules: ScheduleService
     sql: SqlService
     triggers: TriggerService
+    turns: TurnService
     undo: UndoService
     units: UnitService
     uploads: UploadService

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, TypeVar
 from mcp_server.agents.definitions import AgentDefinition
 from mcp_server.agents.steps import NOTHING_TOLD, Told, told_in
 from mcp_server.agents.work import ModelFor, perform
-from mcp_server.auth.principal import Principal
+from mcp_server.auth.principal import Principal, acting_as
 from mcp_server.errors import Unavailable
 from mcp_server.runs.context import RunContext
 from mcp_server.runs.outage import through_outage
@@ -57,7 +57,8 @@ class AgentWork:
         """
         run = context.run
         definition = _definition(run)
-        grant = Grant(Principal(run.tenant, run.subject, run.grant, run.key_id), self.scopes_now)
+        principal = Principal(run.tenant, run.subject, run.grant, run.key_id)
+        grant = Grant(principal, self.scopes_now)
         await _patiently(grant.now)
         last: Event = {}
         performing = perform(
@@ -69,12 +70,13 @@ class AgentWork:
             steps=context,
             told=await self._told(run.id) if context.resumed else NOTHING_TOLD,
         )
-        async with aclosing(performing) as events:
-            async for event in events:
-                if event["type"] == "message":
-                    last = event
-                    break
-                context.emit(event)
+        with acting_as(principal):  # what the model is asked counts for whoever started the run
+            async with aclosing(performing) as events:
+                async for event in events:
+                    if event["type"] == "message":
+                        last = event
+                        break
+                    context.emit(event)
         # A run without calls would otherwise answer for a key that died in the meantime.
         await _patiently(grant.now)
         return _outcome(definition, last)

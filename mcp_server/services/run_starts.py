@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -16,7 +17,7 @@ from mcp_server.runs.queue import RunQueue
 from mcp_server.runs.record import Run, new_run_id
 from mcp_server.services.agents import agent_uri, load_agent
 from mcp_server.services.run_access import RunAccess
-from mcp_server.services.run_results import TOOL_KIND, RunItem, run_item
+from mcp_server.services.run_results import RESPONSE_KIND, TOOL_KIND, RunItem, run_item
 from mcp_server.services.run_terms import Admission, RunTerms, columns
 from mcp_server.storage.sql.wake import Wake
 
@@ -105,6 +106,20 @@ class RunStarts:
                 input={"arguments": dict(arguments)},
             )
             return run_item(await self._create(op, run))
+
+    async def start_response(
+        self, principal: Principal, uri: str, run: str, given: Mapping[str, Any]
+    ) -> RunItem:
+        """Start the run `run` that makes a response with the model (or agent) `uri`, and return at once.
+
+        Raises:
+            LimitExceeded: too many runs wait.
+        """
+        async with self._operation(principal, "run", uri) as op:
+            made = await self._new_run(
+                op, {}, kind=RESPONSE_KIND, definition={"uri": uri}, input=dict(given)
+            )
+            return run_item(await self._create(op, replace(made, id=run)))
 
     async def _create(self, op: Operation, run: Run) -> Run:
         await self._admission.check(run.tenant)

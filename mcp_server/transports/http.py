@@ -26,8 +26,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from mcp_server.auth.callers import shown_pass
 from mcp_server.doors import DeclaredRoute
 from mcp_server.errors import AppError, InvalidInput
+from mcp_server.invocation import Invocation, invoking
 from mcp_server.server import IsthmusServer
 
 # Host and Origin are checked for every route of the app, before any of them (host_guard.py).
@@ -181,10 +183,20 @@ class _Endpoint:
         # Without an event store there is nothing to replay, and the SDK would not answer at all.
         scope["headers"] = [item for item in scope["headers"] if item[0] != b"last-event-id"]
         try:
-            await self._manager.handle_request(scope, receive, send)
+            with invoking(_invocation(scope)):
+                await self._manager.handle_request(scope, receive, send)
         finally:
             for started in list(work):
                 started.cancel()
+
+
+def _invocation(scope: Scope) -> Invocation:
+    """Return what the caller adds to its request: another process's was counted at its own door."""
+    shown = shown_pass(scope)
+    if shown is None:
+        return Invocation()
+    deadline = None if shown.seconds is None else anyio.current_time() + shown.seconds
+    return Invocation(shown.key, deadline, metered=False, by_model=shown.by_model)
 
 
 class NotAcceptable(AppError):
@@ -214,6 +226,8 @@ def routes(manager: StreamableHTTPSessionManager) -> list[DeclaredRoute]:
     """Return the routes of /mcp. What a message may do is decided where it is done."""
     endpoint = _Endpoint(manager)
     return [
-        DeclaredRoute("/mcp", endpoint, methods=["POST", "DELETE"], verb="read", door="mcp"),
+        DeclaredRoute(
+            "/mcp", endpoint, methods=["POST", "DELETE"], verb="read", door="mcp", passes=True
+        ),
         DeclaredRoute("/mcp", endpoint, methods=["GET"], verb="read", door="mcp", streams=True),
     ]

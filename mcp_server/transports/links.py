@@ -15,12 +15,7 @@ from mcp_server.door_errors import BodyTooLarge, ClientLeft, MethodNotAllowed, r
 from mcp_server.doors import DeclaredRoute
 from mcp_server.errors import Conflict
 from mcp_server.policy import Verb
-from mcp_server.request_body import declared_length
-from mcp_server.services.objects.conditions import Condition
-from mcp_server.services.objects.links import PATH, LinkService, Ticket
-from mcp_server.services.objects.reads import Found
-from mcp_server.storage.objects import Presigning
-from mcp_server.transports.ranges import (
+from mcp_server.ranges import (
     Judgement,
     PreconditionFailed,
     RangeNotSatisfiable,
@@ -28,6 +23,11 @@ from mcp_server.transports.ranges import (
     judge,
     span,
 )
+from mcp_server.request_body import declared_length
+from mcp_server.services.objects.conditions import Condition
+from mcp_server.services.objects.links import PATH, LinkService, Ticket
+from mcp_server.services.objects.reads import Found
+from mcp_server.storage.objects import Presigning
 
 _TICKET = "isthmus.ticket"
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from typing import Any
-
-import orjson
 
 from mcp_server.auth.principal import Principal, current_principal
 from mcp_server.doors import DeclaredRoute
 from mcp_server.errors import Unavailable
-from mcp_server.llm import ChatRequest, Completion, Model
+from mcp_server.llm import ChatRequest, Model
+from mcp_server.llm.batches import batches_of
 from openai_facade.agent_chat import answer_as_agent
+from openai_facade.chat_media import with_media
+from openai_facade.chat_memory import deliver, resume, without_store
 from openai_facade.chat_tools import answer_with_tools
+from openai_facade.delivery import Delivery
 from openai_facade.endpoint import declare
 from openai_facade.exchange import Exchange
 from openai_facade.facade import AGENT_PREFIX, Facade
 from openai_facade.translate.mcp_opt_in import select_tools
+from openai_facade.translate.old_functions import with_tools
 from openai_facade.wire.chat import check_chat
+from openai_facade.wire.chat_tools import require_offered
 
 
 def routes(facade: Facade) -> list[DeclaredRoute]:
@@ -39,48 +42,40 @@ async def _create(facade: Facade, exchange: Exchange) -> None:
         exchange.while_connected(),
         facade.operation(exchange, "run", uri),
     ):
+        delivery = deliver(facade, exchange, principal, body)
+        messages = await with_media(facade.services.media, principal, body["messages"])
+        request = {**body, "messages": messages}
         if agent:
-            await answer_as_agent(facade, exchange, principal, body)
+            await answer_as_agent(facade, exchange, principal, request, delivery)
         else:
-            await _answer_as_model(facade, exchange, principal, body)
+            await _answer_as_model(facade, exchange, principal, with_tools(request), delivery)
 
 
 async def _answer_as_model(
-    facade: Facade, exchange: Exchange, principal: Principal, body: ChatRequest
+    facade: Facade, exchange: Exchange, principal: Principal, body: ChatRequest, delivery: Delivery
 ) -> None:
     model_id: str = body["model"]
     selection = select_tools(body, facade.default_mcp_servers(principal, model_id))
+    if selection is None:
+        require_offered(body)
     model, known_as = await facade.router.resolve(model_id)
-    request = {**body, "model": known_as}
+    request = {**await resume(facade, principal, body), "model": known_as}
     if selection is not None:
-        await answer_with_tools(facade, exchange, principal, model, request, selection, model_id)
-    elif body.get("stream"):
-        await _relay(exchange, model, request, model_id)
+        await answer_with_tools(facade, exchange, principal, model, request, selection, delivery)
+    elif delivery.streams:
+        await _relay(delivery, model, without_store(request))
     else:
-        await exchange.answer(orjson.dumps(_completed(await model.complete(request), model_id)))
+        await delivery.whole(await model.complete(without_store(request)))
 
 
-async def _relay(exchange: Exchange, model: Model, request: ChatRequest, model_id: str) -> None:
+async def _relay(delivery: Delivery, model: Model, request: ChatRequest) -> None:
     """Pass chunks on as they come; the 200 waits for the first, so that a refusal keeps its status."""
-    async with aclosing(model.stream(request)) as chunks:
-        chunk = await anext(chunks, None)
-        if chunk is None:
+    async with aclosing(batches_of(model, request)) as batches:
+        batch = await anext(batches, None)
+        if batch is None:
             raise Unavailable("the model ended its answer before it began; try again")
-        async with exchange.open_stream():
-            while chunk is not None:
-                chunk["model"] = model_id  # the name that the client knows it by
-                await exchange.event(orjson.dumps(chunk))
-                chunk = await anext(chunks, None)
-        await exchange.done()
-
-
-def _completed(completion: Completion, model_id: str) -> Completion:
-    """Fill in what the wire format requires and upstreams like to leave out."""
-    completion["model"] = model_id
-    choices: list[dict[str, Any]] = completion.get("choices") or []
-    for choice in choices:
-        choice.setdefault("logprobs", None)
-        message: dict[str, Any] = choice.get("message") or {}
-        message.setdefault("content", None)
-        message.setdefault("refusal", None)
-    return completion
+        async with delivery.opened():
+            while batch is not None:
+                await delivery.chunks(batch)
+                batch = await anext(batches, None)
+            await delivery.end()

@@ -1,14 +1,15 @@
-"""`POST /v1/embeddings`: vectors of texts or token arrays, by the server's embedder."""
+"""`POST /v1/embeddings`: vectors of texts or token arrays, by the server's embedder or an upstream's model."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from mcp_server.doors import DeclaredRoute
-from mcp_server.errors import NotFound
+from mcp_server.errors import NotFound, Unavailable
 from mcp_server.llm.router import DEFAULT
+from mcp_server.llm.wire import list_of, object_of
 from openai_facade.endpoint import declare
 from openai_facade.exchange import Exchange
 from openai_facade.facade import Facade
@@ -36,27 +37,56 @@ async def _create(facade: Facade, exchange: Exchange) -> None:
         exchange.while_connected(),
         facade.operation(exchange, "run", f"model://{request.model}"),
     ):
-        _require_model(request, facade.embedder)
-        _require_dimensions(request, facade.embedder.dimensions)
         texts, tokens = _texts(request)
-        vectors = await facade.embedder.embed(texts)
-        _require_dimensions(request, len(vectors[0]))
-        if request.encoding == "base64":
-            answer = embedding_list(
-                request.model, [encode_base64(each) for each in vectors], tokens
-            )
+        if request.model in (DEFAULT, facade.embedder.model):
+            vectors = await _own(request, facade.embedder, texts)
         else:
-            answer = embedding_list(request.model, vectors, tokens)
+            vectors, tokens = await _of_an_upstream(facade, request, texts, tokens)
+        answer = embedding_list(
+            request.model,
+            [encode_base64(each) for each in vectors] if request.encoding == "base64" else vectors,
+            tokens,
+        )
         await exchange.answer(orjson.dumps(answer))
 
 
-def _require_model(request: EmbeddingRequest, embedder: Embedder) -> None:
-    if request.model not in (DEFAULT, embedder.model):
-        raise NotFound(
-            f"The model '{request.model}' does not embed here; use '{DEFAULT}' or "
-            f"'{embedder.model}'.",
-            param="model",
-        )
+async def _own(
+    request: EmbeddingRequest, embedder: Embedder, texts: list[str]
+) -> list[list[float]]:
+    _require_dimensions(request, embedder.dimensions)
+    vectors = await embedder.embed(texts)
+    _require_dimensions(request, len(vectors[0]))
+    return vectors
+
+
+async def _of_an_upstream(
+    facade: Facade, request: EmbeddingRequest, texts: list[str], tokens: int
+) -> tuple[list[list[float]], int]:
+    """Ask the model that the id names; its own count of tokens wins over ours."""
+    body: dict[str, Any] = {"input": texts, "encoding_format": "float"}
+    if request.dimensions is not None:
+        body["dimensions"] = request.dimensions
+    try:
+        model, known_as = await facade.router.resolve_embedding(request.model)
+        answer = await model.embed({"model": known_as, **body})
+    except NotFound as error:
+        raise _no_embedder(request, facade.embedder) from error
+    vectors: list[list[float]] = [[] for _ in texts]
+    for position, entry in enumerate(map(object_of, list_of(answer.get("data")))):
+        index = entry.get("index", position)
+        if isinstance(index, int) and 0 <= index < len(vectors):
+            vectors[index] = list_of(entry.get("embedding"))
+    if not all(vectors):
+        raise Unavailable(f"the model {request.model!r} did not give a vector for each text")
+    counted = object_of(answer.get("usage")).get("prompt_tokens")
+    return vectors, counted if isinstance(counted, int) else tokens
+
+
+def _no_embedder(request: EmbeddingRequest, embedder: Embedder) -> NotFound:
+    return NotFound(
+        f"The model '{request.model}' does not embed here; use '{DEFAULT}' or '{embedder.model}'.",
+        param="model",
+    )
 
 
 def _require_dimensions(request: EmbeddingRequest, offered: int) -> None:

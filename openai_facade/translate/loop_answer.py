@@ -76,7 +76,8 @@ class LoopChunks:
     def _end(self, finished: Finished) -> list[Chunk]:
         chunks = self._open(None if finished.client_calls else "")
         for index, call in enumerate(finished.client_calls):
-            chunks += self._frame.call_chunks(index, call, [call["function"]["arguments"]])
+            written = call["custom"]["input"] if "custom" in call else call["function"]["arguments"]
+            chunks += self._frame.call_chunks(index, call, [written])
         last = self._frame.chunk({}, finished.finish_reason)
         chunks.append(last | self._trace.extension(finished))
         if self._frame.include_usage:

@@ -176,8 +176,10 @@ def client_functions(body: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(tool[tool["type"]]["name"] for tool in _tools(body))
 
 
-def function_choice(body: dict[str, Any]) -> dict[str, Any]:
+def function_choice(body: dict[str, Any], offered: Iterable[str] = ()) -> dict[str, Any]:
     """Give the body with a `tool_choice` of type mcp as the choice of a function.
+
+    `offered` are the functions of this server's tools, for a choice that allows all of them.
 
     Raises:
         InvalidRequest: it names another server, or no tool while the client has tools of its own.
@@ -186,17 +188,13 @@ def function_choice(body: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(choice, dict):
         return body
     fields = cast("dict[str, Any]", choice)
+    if fields["type"] == "allowed_tools":
+        return body | {"tool_choice": _allowed_functions(fields, tuple(offered))}
     if fields["type"] != "mcp":
         return body
-    label = as_string(
-        "tool_choice.server_label", required(fields, "server_label", "tool_choice.server_label")
-    )
-    if label != LABEL:
-        raise _unknown_label("tool_choice.server_label", label)
-    name = fields.get("name")
-    if name is not None:
-        function = function_name(as_string("tool_choice.name", name))
-        return body | {"tool_choice": {"type": "function", "function": {"name": function}}}
+    function = _chosen("tool_choice", fields)
+    if function is not None:
+        return body | {"tool_choice": function}
     if body.get("tools"):
         raise unsupported(
             "tool_choice", "beside functions of your own, name the tool: {..., 'name': TOOL}."
@@ -204,11 +202,43 @@ def function_choice(body: dict[str, Any]) -> dict[str, Any]:
     return body | {"tool_choice": "required"}
 
 
+def allows_tools(body: Mapping[str, Any]) -> bool:
+    """Tell whether `tool_choice` is a list of tools, which `function_choice` may have to know all of."""
+    choice = body.get("tool_choice")
+    return isinstance(choice, dict) and cast("dict[str, Any]", choice)["type"] == "allowed_tools"
+
+
+def _allowed_functions(choice: dict[str, Any], offered: tuple[str, ...]) -> dict[str, Any]:
+    allowed: dict[str, Any] = choice["allowed_tools"]
+    tools: list[dict[str, Any]] = []
+    for index, tool in enumerate(cast("list[dict[str, Any]]", allowed["tools"])):
+        if tool["type"] != "mcp":
+            tools.append(tool)
+            continue
+        function = _chosen(f"tool_choice.allowed_tools.tools[{index}]", tool)
+        tools += [function] if function is not None else map(_function, offered)
+    return {**choice, "allowed_tools": {**allowed, "tools": tools}}
+
+
+def _chosen(place: str, choice: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Give the function that a choice of type mcp names; None if it names the server alone."""
+    here = f"{place}.server_label"
+    label = as_string(here, required(choice, "server_label", here))
+    if label != LABEL:
+        raise _unknown_label(here, label)
+    name = choice.get("name")
+    return None if name is None else _function(function_name(as_string(f"{place}.name", name)))
+
+
+def _function(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
+
+
 def require_one_answer(body: Mapping[str, Any]) -> None:
     """Refuse what one message out of several turns cannot carry.
 
     Raises:
-        InvalidRequest: more than one choice, or functions of the old form.
+        InvalidRequest: more than one choice, or log probabilities.
     """
     hindrance = _hindrance(body)
     if hindrance is not None:
@@ -218,8 +248,6 @@ def require_one_answer(body: Mapping[str, Any]) -> None:
 def _hindrance(body: Mapping[str, Any]) -> InvalidRequest | None:
     if (body.get("n") or 1) != 1:
         return unsupported("n", "with tools of this server there is one choice; leave n out.")
-    if body.get("functions"):
-        return unsupported(
-            "functions", "declare them in 'tools' when tools of this server are used too."
-        )
+    if body.get("logprobs"):
+        return unsupported("logprobs", "with tools of this server there are none; leave it out.")
     return None

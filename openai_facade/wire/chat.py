@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+import logging
 from typing import Any, cast
 
-from openai_facade.wire.faults import InvalidRequest, invalid, missing, unsupported, wrong_type
+from openai_facade.wire.chat_messages import check_messages
+from openai_facade.wire.chat_tools import FUNCTION_NAME, check_tools
+from openai_facade.wire.faults import invalid, unsupported, wrong_type
 from openai_facade.wire.fields import (
     Check,
     as_array,
@@ -18,124 +19,49 @@ from openai_facade.wire.fields import (
     number,
     one_of,
     required,
+    required_string,
     string,
 )
+from openai_facade.wire.metadata import check_metadata
 
-FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}\Z")
-_MOST_METADATA = 16
+_MOST_STOPS = 4
+
+_log = logging.getLogger("isthmus.openai")
 
 
 def check_chat(body: dict[str, Any]) -> str:
     """Check a decoded body and give the model id that it asks for.
 
-    Only what this server relies on is checked: unknown fields, and the inside of parts that are not
-    text, are the business of the model that gets them.
+    Unknown fields, and parts of a kind that this server does not know, are the business of the
+    model that gets them.
 
     Raises:
         InvalidRequest: names the field, what is wrong and what would fit.
     """
     model = as_string("model", required(body, "model"))
-    messages = as_array("messages", required(body, "messages"))
-    if not messages:
-        raise InvalidRequest(
-            "Invalid 'messages': empty array. Expected an array with minimum length 1, but got an "
-            "empty array instead.",
-            param="messages",
-            wire_code="empty_array",
-        )
-    for index, message in enumerate(messages):
-        _message(f"messages[{index}]", message)
+    check_messages(required(body, "messages"))
     for name, value in body.items():
-        check = _FIELDS.get(name)
-        if check is not None and value is not None:
-            check(name, value)
+        check = CHAT_FIELDS.get(name)
+        if check is not None:
+            if value is not None:
+                check(name, value)
+        elif name not in _CHECKED_BELOW:
+            _log.debug("the field %r of a chat is passed on as it is", name[:64])
+    check_tools(body)
+    _together(body)
     return model
 
 
-def _message(place: str, message: object) -> None:
-    fields = as_object(place, message)
-    role = as_string(f"{place}.role", required(fields, "role", f"{place}.role"))
-    content_needed = _ROLES.get(role)
-    if content_needed is None:
-        allowed = ", ".join(repr(name) for name in _ROLES)
-        raise invalid(f"{place}.role", f"{role!r}. Supported values are: {allowed}.")
-    content = fields.get("content")
-    if isinstance(content, list):
-        _parts(f"{place}.content", cast("list[Any]", content))
-    elif content is not None and not isinstance(content, str):
-        raise wrong_type(f"{place}.content", "a string or an array of objects", content)
-    if content is None and content_needed(fields):
-        raise missing(f"{place}.content")
-    if role == "tool":
-        as_string(
-            f"{place}.tool_call_id", required(fields, "tool_call_id", f"{place}.tool_call_id")
-        )
-    calls = fields.get("tool_calls")
-    if calls is not None:
-        _calls(f"{place}.tool_calls", calls)
-
-
-def _parts(place: str, parts: list[Any]) -> None:
-    for index, part in enumerate(parts):
-        fields = as_object(f"{place}[{index}]", part)
-        kind_place = f"{place}[{index}].type"
-        kind = as_string(kind_place, required(fields, "type", kind_place))
-        if kind == "text":
-            text_place = f"{place}[{index}].text"
-            as_string(text_place, required(fields, "text", text_place))
-
-
-def _calls(place: str, calls: object) -> None:
-    for index, call in enumerate(as_array(place, calls)):
-        here = f"{place}[{index}]"
-        fields = as_object(here, call)
-        as_string(f"{here}.id", required(fields, "id", f"{here}.id"))
-        function = fields.get("function")
-        if function is not None:
-            named = as_object(f"{here}.function", function)
-            for name in ("name", "arguments"):
-                inner = f"{here}.function.{name}"
-                as_string(inner, required(named, name, inner))
-
-
-def _tools(place: str, tools: object) -> None:
-    for index, tool in enumerate(as_array(place, tools)):
-        here = f"{place}[{index}]"
-        fields = as_object(here, tool)
-        kind = as_string(f"{here}.type", required(fields, "type", f"{here}.type"))
-        if kind in _NAMED_TOOLS:
-            inner = f"{here}.{kind}"
-            _NAMED_TOOLS[kind](inner, as_object(inner, required(fields, kind, inner)))
-        elif kind != "mcp":
-            raise unsupported(
-                f"{here}.type", f"{kind!r}. Supported values are: 'function', 'custom', 'mcp'."
-            )
-
-
-def _custom(here: str, custom: dict[str, Any]) -> None:
-    as_string(f"{here}.name", required(custom, "name", f"{here}.name"))
-
-
-def _function(here: str, function: dict[str, Any]) -> None:
-    name = as_string(f"{here}.name", required(function, "name", f"{here}.name"))
-    if not FUNCTION_NAME.match(name):
+def _together(body: dict[str, Any]) -> None:
+    if body.get("top_logprobs") is not None and not body.get("logprobs"):
+        raise invalid("top_logprobs", "it needs 'logprobs' to be true.")
+    limit, old = body.get("max_completion_tokens"), body.get("max_tokens")
+    if limit is not None and old is not None and limit != old:
         raise invalid(
-            f"{here}.name", f"{name!r} does not match the pattern '^[a-zA-Z0-9_-]{{1,64}}$'."
+            "max_tokens", "it differs from 'max_completion_tokens'; send only the latter."
         )
-    if function.get("description") is not None:
-        as_string(f"{here}.description", function["description"])
-    if function.get("parameters") is not None:
-        as_object(f"{here}.parameters", function["parameters"])
-
-
-def _tool_choice(place: str, choice: object) -> None:
-    if isinstance(choice, str):
-        one_of(("none", "auto", "required"))(place, choice)
-        return
-    if not isinstance(choice, dict):
-        raise wrong_type(place, "a string or an object", choice)
-    fields = cast("dict[str, Any]", choice)
-    as_string(f"{place}.type", required(fields, "type", f"{place}.type"))
+    if body.get("stream_options") is not None and not body.get("stream"):
+        raise invalid("stream_options", "it is only allowed when 'stream' is true.")
 
 
 def _response_format(place: str, value: object) -> None:
@@ -146,9 +72,15 @@ def _response_format(place: str, value: object) -> None:
         return
     here = f"{place}.json_schema"
     schema = as_object(here, required(fields, "json_schema", here))
-    as_string(f"{here}.name", required(schema, "name", f"{here}.name"))
+    name = required_string(schema, "name", here)
+    if not FUNCTION_NAME.match(name):
+        raise invalid(
+            f"{here}.name", f"{name[:80]!r} does not match the pattern '^[a-zA-Z0-9_-]{{1,64}}$'."
+        )
     if schema.get("schema") is not None:
         as_object(f"{here}.schema", schema["schema"])
+    if schema.get("strict") is not None:
+        boolean(f"{here}.strict", schema["strict"])
 
 
 def _stop(place: str, value: object) -> None:
@@ -156,76 +88,71 @@ def _stop(place: str, value: object) -> None:
         return
     if not isinstance(value, list):
         raise wrong_type(place, "a string or an array of strings", value)
-    for index, item in enumerate(cast("list[object]", value)):
+    stops = cast("list[object]", value)
+    if len(stops) > _MOST_STOPS:
+        raise invalid(place, f"expected at most {_MOST_STOPS} items, but got {len(stops)} instead.")
+    for index, item in enumerate(stops):
         as_string(f"{place}[{index}]", item)
 
 
-def _metadata(place: str, value: object) -> None:
-    fields = as_object(place, value)
-    if len(fields) > _MOST_METADATA:
-        raise invalid(
-            place, f"expected at most {_MOST_METADATA} keys, but got {len(fields)} instead."
-        )
-    for name, item in fields.items():
-        as_string(f"{place}.{name}", item)
+def _logit_bias(place: str, value: object) -> None:
+    for token, bias in as_object(place, value).items():
+        if not (token.isascii() and token.isdigit()):
+            raise invalid(place, f"the key {token[:40]!r} is no token id.")
+        number(-100, 100)(f"{place}.{token}", bias)
 
 
 def _stream_options(place: str, value: object) -> None:
     fields = as_object(place, value)
-    if fields.get("include_usage") is not None:
-        boolean(f"{place}.include_usage", fields["include_usage"])
+    for name in ("include_usage", "include_obfuscation"):
+        if fields.get(name) is not None:
+            boolean(f"{place}.{name}", fields[name])
 
 
-def _content_always(_: dict[str, Any]) -> bool:
-    return True
+def _modalities(place: str, value: object) -> None:
+    for index, item in enumerate(as_array(place, value, "strings")):
+        if as_string(f"{place}[{index}]", item) != "text":
+            raise unsupported(f"{place}[{index}]", f"{item[:40]!r}. Answers are 'text' only.")
 
 
-def _content_unless_spoken(fields: dict[str, Any]) -> bool:
-    """An assistant may say nothing if it calls, refuses or speaks instead."""
-    spoken = ("tool_calls", "function_call", "refusal", "audio")
-    return all(fields.get(name) is None for name in spoken)
+def _audio(place: str, value: object) -> None:
+    del value
+    raise unsupported(place, "answers are text only; leave it out.")
 
 
-def _content_never(_: dict[str, Any]) -> bool:
-    return False
-
-
-_NAMED_TOOLS: dict[str, Callable[[str, dict[str, Any]], None]] = {
-    "function": _function,
-    "custom": _custom,
-}
-
-_ROLES: dict[str, Callable[[dict[str, Any]], bool]] = {
-    "system": _content_always,
-    "developer": _content_always,
-    "user": _content_always,
-    "assistant": _content_unless_spoken,
-    "tool": _content_always,
-    "function": _content_never,
-}
+# Looked at by check_chat itself, by check_messages and by check_tools.
+_CHECKED_BELOW = frozenset(
+    {"model", "messages", "tools", "tool_choice", "functions", "function_call"}
+)
 
 # Bounds: OpenAI's OpenAPI document 2.3.0, CreateChatCompletionRequest.
-_FIELDS: dict[str, Check] = {
+CHAT_FIELDS: dict[str, Check] = {
+    "audio": _audio,
     "frequency_penalty": number(-2, 2),
-    "logit_bias": mapping,
+    "logit_bias": _logit_bias,
     "logprobs": boolean,
     "max_completion_tokens": integer(1),
     "max_tokens": integer(1),
-    "metadata": _metadata,
+    "metadata": check_metadata,
+    "modalities": _modalities,
     "n": integer(1, 128),
     "parallel_tool_calls": boolean,
+    "prediction": mapping,
     "presence_penalty": number(-2, 2),
-    "reasoning_effort": string,
+    "prompt_cache_key": string,
+    "reasoning_effort": one_of(("none", "minimal", "low", "medium", "high", "xhigh", "max")),
     "response_format": _response_format,
-    "seed": integer(),
+    "safety_identifier": string,
+    "seed": integer(-(2**63), 2**63 - 1),
+    "service_tier": one_of(("auto", "default", "flex", "scale", "priority", "fast")),
     "stop": _stop,
     "store": boolean,
     "stream": boolean,
     "stream_options": _stream_options,
     "temperature": number(0, 2),
-    "tool_choice": _tool_choice,
-    "tools": _tools,
     "top_logprobs": integer(0, 20),
     "top_p": number(0, 1),
     "user": string,
+    "verbosity": one_of(("low", "medium", "high")),
+    "web_search_options": mapping,
 }

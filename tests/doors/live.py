@@ -28,13 +28,17 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from mcp_server.app import HttpApp, open_http
+from mcp_server.auth.passes import Passes
 from mcp_server.auth.principal import OWNER
+from mcp_server.bus import Bus
+from mcp_server.bus_over_http import open_link
 from mcp_server.errors import AppError
 from mcp_server.runtime import Runtime, open_runtime
+from mcp_server.secret import server_secret
 from mcp_server.settings import Settings
 from mcp_server.transports.bounded_head import BoundedHeadProtocol
 
-DOORS = ("bus", "stdio", "http", "http-legacy", "sse", "sse-modern", "chat")
+DOORS = ("bus", "bus-http", "stdio", "http", "http-legacy", "sse", "sse-modern", "chat")
 
 
 @dataclass(frozen=True)
@@ -158,10 +162,10 @@ async def open_live(data_dir: Path, **settings: Any) -> AsyncGenerator[Live]:
 
 
 class BusDoor:
-    """The way agents and the facade call, inside the process."""
+    """The way agents and the facade call: inside the process, or from one without data of its own."""
 
-    def __init__(self, live: Live) -> None:
-        self._bus = live.runtime.bus
+    def __init__(self, live: Live, bus: Bus | None = None) -> None:
+        self._bus = bus or live.runtime.bus
 
     async def call(self, tool: str, arguments: dict[str, Any]) -> Answer:
         try:
@@ -237,6 +241,8 @@ async def open_door(live: Live, name: str) -> AsyncGenerator[Door]:
         match name:
             case "bus":
                 yield BusDoor(live)
+            case "bus-http":
+                yield BusDoor(live, await stack.enter_async_context(open_remote_bus(live)))
             case "chat":
                 yield ChatDoor(live, await stack.enter_async_context(http_client()))
             case "stdio":
@@ -251,6 +257,14 @@ async def open_door(live: Live, name: str) -> AsyncGenerator[Door]:
                 target = streamable_http_client(f"{live.url}/mcp", http_client=http)
                 mode: dict[str, Any] = {"mode": "legacy"} if name == "http-legacy" else {}
                 yield ClientDoor(await stack.enter_async_context(Client(target, **mode)))
+
+
+@asynccontextmanager
+async def open_remote_bus(live: Live) -> AsyncGenerator[Bus]:
+    """Yield a bus as a process of role openai has it: it knows the server's address and secret."""
+    passes = Passes(server_secret(live.runtime.settings))
+    async with open_link(f"{live.url}/mcp", passes) as link:
+        yield Bus(link)
 
 
 @asynccontextmanager

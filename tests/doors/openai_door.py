@@ -20,6 +20,7 @@ from starlette.applications import Starlette
 from mcp_server.auth.keys import KeyService
 from mcp_server.auth.principal import Principal
 from mcp_server.bus import Bus, ToolSpec
+from mcp_server.bus_in_process import InProcess
 from mcp_server.declarations import declare
 from mcp_server.doors import Gate
 from mcp_server.limits import Limits
@@ -32,10 +33,13 @@ from mcp_server.runs.worker import open_worker
 from mcp_server.server import IsthmusServer
 from mcp_server.services.agent_work import AgentWork
 from mcp_server.services.agents import AgentService
+from mcp_server.services.conversations import ConversationService
+from mcp_server.services.kept_turns import TurnService
 from mcp_server.services.kv import KvService
 from mcp_server.services.models import ModelService
 from mcp_server.services.run_engine import open_runs, run_stores
 from mcp_server.services.runs import RunService
+from mcp_server.services.stored_chats import ChatService
 from mcp_server.storage.sql.wake import Wake
 from mcp_server.toolbox import BusToolbox
 from openai_facade.app import routes
@@ -164,6 +168,10 @@ async def open_door(
             models=ModelService(operations, router),
             agents=agents,
             runs=runs,
+            chats=ChatService(operations, control),
+            turns=TurnService(operations, control),
+            media=None,  # needs blobs: tests of it have a whole server
+            conversations=ConversationService(operations, control),
         )
         server = IsthmusServer(
             declare(plugins or load_plugins()),
@@ -172,7 +180,7 @@ async def open_door(
             secret=bytes(32),
             bus=InMemorySubscriptionBus(),
         )
-        late.append(Bus(server))
+        late.append(Bus(InProcess(server)))
         async with control.begin() as tx:  # what other files' tests left is no work for this one
             await tx.execute(text("delete from runs where ended_at is null"))
         await stack.enter_async_context(open_worker(stores, {"agent": work}, wake))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,22 @@ async def test_an_unknown_path_without_a_good_key_is_unknown_and_counts_for_nobo
             assert answer.status == 404
     answer = await raw.send(http, "GET", f"{live.url}/v1/models", headers=raw.bearer(key))
     assert answer.status == 200
+
+
+async def test_answers_under_v1_say_what_is_left(
+    live: Live, http: aiohttp.ClientSession, key: str
+) -> None:
+    left: list[str | None] = []
+    for _ in range(RATE + 1):
+        answer = await raw.send(http, "GET", f"{live.url}/v1/models", headers=raw.bearer(key))
+        assert answer.headers["x-ratelimit-limit-requests"] == str(RATE)
+        left.append(answer.headers["x-ratelimit-remaining-requests"])
+        assert re.fullmatch(
+            r"(\d+h)?(\d+m)?[\d.]+m?s", answer.headers["x-ratelimit-reset-requests"]
+        )
+    assert left == ["2", "1", "0", "0"]
+    free = await raw.send(http, "GET", f"{live.url}/v1/models", headers=live.headers)
+    assert "x-ratelimit-limit-requests" not in free.headers
 
 
 async def test_the_openai_sdk_sees_a_rate_limit(live: Live, key: str) -> None:

@@ -187,7 +187,7 @@ async def test_no_label_names_anybody(live: Live, http: aiohttp.ClientSession) -
     )
     await raw.send(http, "GET", f"{live.url}/secret-path")
     samples = await scrape(http, live)
-    allowed = {"verb", "outcome", "door", "status", "kind", "engine", "le"}
+    allowed = {"verb", "outcome", "door", "status", "kind", "engine", "le", "model", "upstream"}
     for found in samples.values():
         for labels, _ in found:
             assert set(labels) <= allowed

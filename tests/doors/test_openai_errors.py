@@ -198,7 +198,7 @@ FIELDS: dict[str, tuple[dict[str, Any], str, str]] = {
     "a tool choice that is a list": ({"tool_choice": []}, "tool_choice", TYPE),
     "a choice of a tool that is not there": (
         {"tool_choice": {"type": "function", "function": {"name": "gone"}}},
-        "tool_choice",
+        "tool_choice.function.name",
         VALUE,
     ),
     "an unknown response format": (
@@ -322,10 +322,10 @@ async def test_an_unknown_model_is_named(http: httpx2.AsyncClient) -> None:
         ("GET", ""),
         ("GET", "/"),
         ("GET", "/nothing"),
-        ("POST", "/responses"),
-        ("GET", "/files"),
-        ("POST", "/vector_stores"),
-        ("DELETE", "/chat/completions/x"),
+        ("POST", "/fine_tuning/jobs"),
+        ("GET", "/assistants"),
+        ("POST", "/threads"),
+        ("DELETE", "/chat/completions/x/y"),
         ("PROPFIND", "/x/y"),
         ("POST", "/chat/completions/"),
     ],
@@ -344,7 +344,9 @@ async def test_an_unknown_path_is_told_back(
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
     [
-        ("GET", "chat/completions", "POST"),
+        ("PUT", "chat/completions", "GET, HEAD, POST"),
+        ("DELETE", "chat/completions/x/messages", "GET, HEAD"),
+        ("GET", "completions", "POST"),
         ("PUT", "embeddings", "POST"),
         ("POST", "models", "GET, HEAD"),
         ("DELETE", "models/default", "GET, HEAD"),

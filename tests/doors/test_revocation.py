@@ -17,6 +17,7 @@ from sqlalchemy import update
 
 from mcp_server.auth.keys import NewKey
 from mcp_server.doors import DeclaredRoute
+from mcp_server.llm.metered import Metered
 from mcp_server.storage.sql.schema import api_keys
 from tests.doors import raw
 from tests.doors.fixtures import PLUGIN, Record, make_key, until
@@ -277,17 +278,16 @@ async def test_a_chat_stream_ends(
 ) -> None:
     async with open_live(scratch / "revocation-chat", llm_url=("scripted:",)) as live:
         key = await make_key(live)
-        model, _ = await live.runtime.engines.router.resolve("default")
         gate = asyncio.Event()
-        slow = type(model).stream
+        slow = Metered.stream_batches
 
         async def held(self: Any, request: Any) -> AsyncIterator[Any]:
-            async for chunk in slow(self, request):
-                yield chunk
+            async for batch in slow(self, request):
+                yield batch
                 await gate.wait()
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(type(model), "stream", held)
+            patch.setattr(Metered, "stream_batches", held)
             async with AsyncExitStack() as stack:
                 stream = await open_stream(stack, http, live, key["key"], "chat")
                 await stream.message()

@@ -62,6 +62,7 @@ async def fill(http: aiohttp.ClientSession, server: ServeProcess, bearer: str) -
     await do("object_delete", bucket="b", key="gone")
     await do("agent_save", name="helper", instructions="Answer.")
     await do("agent_run", agent="helper", input="Hello.", wait_seconds=30)
+    await store_chat(http, server, bearer)
 
 
 async def holds_everything(http: aiohttp.ClientSession, server: ServeProcess, bearer: str) -> None:
@@ -73,3 +74,12 @@ async def holds_everything(http: aiohttp.ClientSession, server: ServeProcess, be
     assert (await get("object_get", bucket="b", key="text"))["text"] == "body 2" * 100
     assert (await get("vector_search", store="notes", query="Corinth"))["results"]
     assert [item["name"] for item in (await get("agent_list"))["items"]] == ["helper"]
+
+
+async def store_chat(http: aiohttp.ClientSession, server: ServeProcess, bearer: str) -> None:
+    """Let a chat be kept, as a client of the OpenAI face does."""
+    body = {"model": "default", "messages": [{"role": "user", "content": "Keep."}], "store": True}
+    headers = {"Authorization": f"Bearer {bearer}"}
+    url = f"{server.url}/v1/chat/completions"
+    async with http.post(url, json=body, headers=headers) as answer:
+        assert answer.status == 200, await answer.text()

@@ -11,6 +11,7 @@ from mcp.server.subscriptions import InMemorySubscriptionBus
 
 from mcp_server.auth.principal import Principal
 from mcp_server.bus import Bus
+from mcp_server.bus_in_process import InProcess
 from mcp_server.declarations import declare
 from mcp_server.errors import InvalidInput, NotFound
 from mcp_server.operation import Operations
@@ -32,7 +33,7 @@ def bus(operations: Operations, objects: ObjectService) -> Bus:
         secret=bytes(32),
         bus=InMemorySubscriptionBus(),
     )
-    return Bus(server)
+    return Bus(InProcess(server))
 
 
 async def call(bus: Bus, principal: Principal, tool: str, **arguments: Any) -> Any:

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mcp_server.auth.principal import Principal
 from mcp_server.bus import Bus, ToolSpec
+from mcp_server.bus_in_process import InProcess
 from mcp_server.declarations import declare
 from mcp_server.errors import NotFound
 from mcp_server.llm.router import Router
@@ -72,7 +73,7 @@ async def bus(operations: Operations, control: AsyncEngine) -> AsyncIterator[Bus
             secret=bytes(32),
             bus=InMemorySubscriptionBus(),
         )
-        late.append(Bus(server))
+        late.append(Bus(InProcess(server)))
         yield late[0]
 
 

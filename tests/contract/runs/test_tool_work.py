@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from mcp_server.auth.keys import KeyService
 from mcp_server.auth.principal import Principal
 from mcp_server.bus import Bus, ToolResult
+from mcp_server.bus_in_process import InProcess
 from mcp_server.declarations import declare
 from mcp_server.errors import Unauthenticated
 from mcp_server.plugins import load_plugins
@@ -176,7 +177,7 @@ class Tools:
             secret=bytes(32),
             bus=InMemorySubscriptionBus(),
         )
-        self.bus = Bus(self.server)
+        self.bus = Bus(InProcess(self.server))
 
     @property
     def calls(self) -> list[str]:

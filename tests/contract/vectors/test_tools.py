@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mcp_server.auth.principal import Principal
 from mcp_server.bus import Bus
+from mcp_server.bus_in_process import InProcess
 from mcp_server.declarations import declare
 from mcp_server.errors import NotFound
 from mcp_server.fetch import Fetcher
@@ -35,15 +36,14 @@ async def bus(
         objects = ObjectService(operations, control, blobs)
         ingest = IngestService(operations, control, objects, vectors, Fetcher())
         services: Any = SimpleNamespace(vectors=vectors, objects=objects, ingest=ingest)
-        yield Bus(
-            IsthmusServer(
-                declare(load_plugins()),
-                services,
-                operations,
-                secret=bytes(32),
-                bus=InMemorySubscriptionBus(),
-            )
+        server = IsthmusServer(
+            declare(load_plugins()),
+            services,
+            operations,
+            secret=bytes(32),
+            bus=InMemorySubscriptionBus(),
         )
+        yield Bus(InProcess(server))
 
 
 async def call(bus: Bus, principal: Principal, tool: str, **arguments: Any) -> Any:

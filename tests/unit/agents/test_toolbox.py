@@ -10,6 +10,7 @@ from mcp.server.subscriptions import InMemorySubscriptionBus
 from mcp_server.audit import Audit
 from mcp_server.auth.principal import OWNER
 from mcp_server.bus import Bus
+from mcp_server.bus_in_process import InProcess
 from mcp_server.declarations import declare
 from mcp_server.limits import Limits
 from mcp_server.operation import Operations
@@ -44,7 +45,7 @@ async def test_a_call_is_made_twice_only_if_its_tool_heeds_the_key(tmp_path: Pat
     server = IsthmusServer(
         plugins, services, operations, secret=bytes(32), bus=InMemorySubscriptionBus()
     )
-    bus = Bus(server)
+    bus = Bus(InProcess(server))
     names = ("heeds_its_key", "heeds_no_key", "sends.out", "kv_set")
 
     async def scopes_now(_: Any) -> frozenset[str]:

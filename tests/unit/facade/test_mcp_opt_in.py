@@ -99,7 +99,7 @@ def test_the_operators_default_counts_only_without_an_own_word() -> None:
     assert narrow.filters == (ToolFilter("tools[0]", frozenset({"kv_get"})),)
 
 
-@pytest.mark.parametrize("body", [{"n": 2}, {"functions": [{"name": "f"}]}])
+@pytest.mark.parametrize("body", [{"n": 2}, {"logprobs": True}])
 def test_the_operators_default_never_breaks_a_chat_that_cannot_have_tools(body: Any) -> None:
     assert select_tools(body, ("isthmus",)) is None
 

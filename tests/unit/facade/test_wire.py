@@ -14,7 +14,7 @@ from openai_facade.translate.mcp_opt_in import (
     select_tools,
     without_opt_in,
 )
-from openai_facade.wire.chat import _FIELDS, check_chat
+from openai_facade.wire.chat import CHAT_FIELDS, check_chat
 from openai_facade.wire.embeddings import check_embeddings
 from openai_facade.wire.faults import InvalidRequest, json_type
 
@@ -68,7 +68,7 @@ some_field = st.one_of(
     st.tuples(st.just("messages"), messages),
     st.tuples(st.just("tool_choice"), json_values),
     st.tuples(st.just("metadata"), st.just({"mcp_servers": "isthmus"})),
-    st.tuples(st.sampled_from([*_FIELDS, "model", "messages", "functions"]), json_values),
+    st.tuples(st.sampled_from([*CHAT_FIELDS, "model", "messages", "functions"]), json_values),
 )
 
 
@@ -115,7 +115,9 @@ def named(fault: InvalidRequest) -> None:
     assert fault.message
     assert fault.status == 400
     codes = {"missing_required_parameter", "unsupported_value"}
-    assert fault.wire_code in codes or (fault.wire_code or "").startswith(("invalid_", "empty_"))
+    assert fault.wire_code in codes or (fault.wire_code or "").startswith(
+        ("invalid_", "empty_", "array_")
+    )
 
 
 @given(json_values)

@@ -1,0 +1,79 @@
+"""Images and files that a conversation shows a model: the tenant's own by their id, others by their URL."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+from mcp_server.auth.principal import Principal
+from mcp_server.errors import InvalidInput, LimitExceeded
+from mcp_server.fetch import Fetcher
+from mcp_server.operation import Operations
+from mcp_server.services.objects import ObjectService
+
+FILES = "files"
+"""The bucket whose objects are OpenAI's files; an object's key is the file's id."""
+
+_SECONDS = 30.0
+_NAME = "filename"
+_UNKNOWN = "application/octet-stream"
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """The bytes, their media type without parameters, and a name for people."""
+
+    data: bytes
+    media_type: str
+    name: str
+
+
+class MediaService:
+    """Each method is one operation: on the file's object, or on what the URL names."""
+
+    def __init__(self, operation: Operations, objects: ObjectService, fetcher: Fetcher) -> None:
+        self._operation = operation
+        self._objects = objects
+        self._fetcher = fetcher
+
+    async def of_file(self, principal: Principal, file: str, max_bytes: int) -> Media:
+        """Read a file of the tenant.
+
+        Raises:
+            NotFound: there is none with this id. LimitExceeded: it is larger than `max_bytes`.
+        """
+        stat = await self._objects.stat(principal, FILES, file)
+        info, stream = await self._objects.open(principal, FILES, file)
+        async with aclosing(stream):
+            if info["size"] > max_bytes:
+                raise _too_large(max_bytes)
+            data = b"".join([part async for part in stream])
+        return Media(data, _plain(info["content_type"]), stat["metadata"].get(_NAME) or file)
+
+    async def of_url(self, principal: Principal, url: str, max_bytes: int) -> Media:
+        """Fetch what a URL names, through the guard that keeps it from what is inside.
+
+        Raises:
+            InvalidInput: the URL may not be reached. LimitExceeded: the answer is larger than
+                `max_bytes`. Timeout, Unavailable: no answer.
+        """
+        # Only what names the page: the query may hold a secret, and what is decided is recorded.
+        plain = url.partition("?")[0].partition("#")[0]
+        if not plain.lower().startswith(("http://", "https://")):
+            raise InvalidInput("only http, https and data URLs can be shown to a model")
+        async with (
+            self._operation(principal, "read", plain, egress=True),
+            self._fetcher.open(url, max_bytes=max_bytes, seconds=_SECONDS) as fetched,
+        ):
+            data = await fetched.read()
+            name = unquote(urlsplit(fetched.url).path).rpartition("/")[2]
+            return Media(data, _plain(fetched.content_type or _UNKNOWN), name or "file")
+
+
+def _plain(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
+
+
+def _too_large(max_bytes: int) -> LimitExceeded:
+    return LimitExceeded(f"it is larger than {max_bytes} bytes")

@@ -1,0 +1,124 @@
+"""The approvals that a request answers: which call each one is about, and what the person said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from mcp_server.agents.events import ToolFinished
+from mcp_server.agents.steps import Steps
+from openai_facade.responses.context import Context
+from openai_facade.responses.tools import ResponseToolbox
+from openai_facade.translate.response_calls import CallKind
+from openai_facade.translate.response_events import Event, ResponseEvents
+from openai_facade.translate.response_messages import model_name
+from openai_facade.wire.faults import invalid
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One call with a person's answer; `request` is the id of the mcp_approval_request."""
+
+    request: str
+    label: str
+    tool: str
+    arguments: str
+    approved: bool
+    reason: str
+
+    @property
+    def function(self) -> str:
+        """The name by which the model knows the tool."""
+        return model_name(self.label, self.tool)
+
+    @property
+    def refusal(self) -> str:
+        """What the model reads of a call that was refused."""
+        why = f": {self.reason}" if self.reason else ""
+        return f"forbidden: the call was refused{why}"
+
+    def read(self) -> dict[str, Any]:
+        """Parse the arguments; a request holds an object, or the model's call was no call."""
+        try:
+            value: object = json.loads(self.arguments or "{}")
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            raise invalid("input", f"the arguments of {self.request} are not a JSON object.")
+        return cast("dict[str, Any]", value)
+
+
+def read_approvals(context: Context, calls: Mapping[str, CallKind]) -> list[Answered]:
+    """Give the answers whose calls were not made yet, in the order of the input.
+
+    Raises:
+        InvalidRequest: there is no such request, or its tool is not among those of this request.
+    """
+    asked = {item["id"]: item for item in context.items if item["type"] == "mcp_approval_request"}
+    made = {item.get("approval_request_id") for item in context.items if item["type"] == "mcp_call"}
+    answered: list[Answered] = []
+    for index, item in enumerate(context.own):
+        if item["type"] != "mcp_approval_response" or item["approval_request_id"] in made:
+            continue
+        place = f"input[{index}].approval_request_id"
+        request = asked.get(item["approval_request_id"])
+        if request is None:
+            raise invalid(place, f"{item['approval_request_id'][:80]!r} was not asked.")
+        made.add(request["id"])
+        answer = Answered(
+            request["id"],
+            request["server_label"],
+            request["name"],
+            request["arguments"],
+            item["approve"],
+            item.get("reason") or "",
+        )
+        if answer.approved:
+            answer.read()
+            _require_tool(place, answer, calls)
+        answered.append(answer)
+    return answered
+
+
+async def answer_approvals(
+    told: ResponseEvents,
+    toolbox: ResponseToolbox,
+    answered: Sequence[Answered],
+    steps: Steps | None,
+) -> AsyncGenerator[Event, None]:
+    """Make the calls that a person allowed, and tell of those that were refused.
+
+    What `told` holds already is not done again; with `steps` each call has the key of its own step.
+    """
+    done = {
+        item.get("approval_request_id")
+        for item in told.response["output"]
+        if item.get("status") in {"completed", "failed"}
+    }
+    for answer in answered:
+        if answer.request in done:
+            continue
+        if not answer.approved:
+            about = (answer.label, answer.tool, answer.arguments, answer.request, answer.refusal)
+            for event in told.refused(*about):
+                yield event
+            continue
+        call, name = f"call_{answer.request}", answer.function
+        for event in told.approved(call, name, answer.arguments, answer.request):
+            yield event
+        key = None if steps is None else steps.key(f"approved/{answer.request}")
+        outcome = await toolbox.attempt(name, answer.read(), key=key)
+        for event in told.feed(ToolFinished(call, name, outcome.text, outcome.is_error, 0)):
+            yield event
+
+
+def _require_tool(place: str, answer: Answered, calls: Mapping[str, CallKind]) -> None:
+    call = calls.get(answer.function)
+    if call is None or (call.label, call.tool) != (answer.label, answer.tool):
+        raise invalid(
+            place,
+            f"{answer.tool[:80]!r} of {answer.label[:80]!r} is not among the tools of this request; "
+            "send the same tools as before.",
+        )

@@ -1,0 +1,119 @@
+"""kill -9 of the process that makes a response in the background: another one goes on with it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openai import AsyncOpenAI
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from tests.doors.live import serving
+from tests.e2e.processes import LONG, ServeProcess
+
+KEY = "sk-background-crash-test-key"
+
+
+class Hesitant:
+    """A model that stops in the middle of its first answer, and answers whoever asks again."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        routes = [
+            Route("/v1/models", self._models, methods=["GET"]),
+            Route("/v1/chat/completions", self._chat, methods=["POST"]),
+        ]
+        self.app = Starlette(routes=routes)
+
+    async def _models(self, _: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [{"id": "hesitant", "object": "model"}]})
+
+    async def _chat(self, _: Request) -> Response:
+        self.asked += 1
+        events = self._answer(hesitate=self.asked == 1)
+        return StreamingResponse(events, media_type="text/event-stream")
+
+    async def _answer(self, *, hesitate: bool) -> AsyncGenerator[str]:
+        for word in ("one", " two", " three"):
+            yield _chunk({"content": word}, None)
+        if hesitate:
+            await asyncio.get_running_loop().create_future()
+        yield _chunk({"content": " four"}, None)
+        yield _chunk({}, "stop")
+        yield "data: [DONE]\n\n"
+
+
+def _chunk(delta: dict[str, Any], reason: str | None) -> str:
+    choice = {"index": 0, "delta": delta, "finish_reason": reason}
+    head = {"id": "chatcmpl-1", "created": 1, "model": "hesitant"}
+    return (
+        f"data: {json.dumps(head | {'object': 'chat.completion.chunk', 'choices': [choice]})}\n\n"
+    )
+
+
+@pytest.mark.skipif(not LONG, reason="a dead process's lease has to end: half a minute")
+async def test_a_killed_process_leaves_a_response_that_another_one_ends(data_dir: Path) -> None:
+    model = Hesitant()
+    async with serving(model.app) as upstream:
+        settings = {"LLM_URL": f"{upstream}/v1", "API_KEY": KEY}
+        first = ServeProcess(data_dir, 0, **settings)
+        second: ServeProcess | None = None
+        try:
+            await asyncio.to_thread(first.wait_ready)
+            seen = await see_the_beginning(first)
+            second = ServeProcess(data_dir, 0, **settings)
+            await asyncio.to_thread(second.wait_ready)
+            first.kill_group()
+            await see_the_rest(second, seen)
+        finally:
+            if second is not None:
+                await asyncio.to_thread(second.stop)
+            if first.process.poll() is None:
+                first.kill_group()
+    assert model.asked == 2
+
+
+async def see_the_beginning(server: ServeProcess) -> list[Any]:
+    seen: list[Any] = []
+    async with connect(server) as client, asyncio.timeout(30):
+        stream = await client.responses.create(
+            model="default", input="Count.", background=True, stream=True
+        )
+        async for event in stream:
+            seen.append(event)
+            if event.type == "response.output_text.delta" and event.delta.endswith("three"):
+                break
+        await stream.close()
+    return seen
+
+
+async def see_the_rest(server: ServeProcess, seen: list[Any]) -> None:
+    response, last = seen[0].response.id, seen[-1].sequence_number
+    async with connect(server) as client, asyncio.timeout(90):
+        rest = [
+            event
+            async for event in await client.responses.retrieve(
+                response, stream=True, starting_after=last
+            )
+        ]
+        done: Any = await client.responses.retrieve(response)
+    numbers = [event.sequence_number for event in rest]
+    assert numbers == list(range(last + 1, last + 1 + len(rest)))
+    last_event: Any = rest[-1]
+    assert last_event.type == "response.completed"
+    assert [(item.status, item.content[0].text) for item in done.output] == [
+        ("incomplete", "one two three"),
+        ("completed", "one two three four"),
+    ]
+    assert last_event.response == done
+
+
+def connect(server: ServeProcess) -> AsyncOpenAI:
+    return AsyncOpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0)
