@@ -47,7 +47,7 @@ async def in_process(data_dir: Path) -> None:
     from mcp.server.runner import serve_one
 
     from mcp_server.auth.principal import OWNER
-    from mcp_server.bus import _InProcess
+    from mcp_server.bus_in_process import _Dispatch
     from mcp_server.runtime import open_runtime
     from mcp_server.settings import Settings
 
@@ -59,7 +59,7 @@ async def in_process(data_dir: Path) -> None:
             connection = Connection.from_envelope("2026-07-28", {"name": "b", "version": "1"}, {})
             await serve_one(
                 floor,
-                _InProcess(None),
+                _Dispatch(None),
                 "tools/call",
                 params(number),
                 connection=connection,

@@ -22,7 +22,6 @@ from openai_facade.wire.metadata import check_metadata
 from openai_facade.wire.response_input import check_input
 from openai_facade.wire.response_tools import check_tool_choice, check_tools
 
-
 # openai 3.54.0, ResponseIncludable. What no tool here can give is accepted: it asks for nothing then.
 INCLUDABLE = (
     "file_search_call.results",

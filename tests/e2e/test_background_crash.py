@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from openai import AsyncOpenAI
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -16,7 +15,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from tests.doors.live import serving
-from tests.e2e.processes import LONG, ServeProcess
+from tests.e2e.processes import ServeProcess
 
 KEY = "sk-background-crash-test-key"
 
@@ -58,7 +57,6 @@ def _chunk(delta: dict[str, Any], reason: str | None) -> str:
     )
 
 
-@pytest.mark.skipif(not LONG, reason="a dead process's lease has to end: half a minute")
 async def test_a_killed_process_leaves_a_response_that_another_one_ends(data_dir: Path) -> None:
     model = Hesitant()
     async with serving(model.app) as upstream:
