@@ -70,6 +70,9 @@ objects_url = "s3://$user:$s3@s3:9000/isthmus-objects?secure=false"
 vectors_url = "milvus://root:$milvus@milvus:19530"
 END
 
+# The OpenAI face knows models and the control database; of the data it holds no credentials.
+grep -E '^(api_key|secret_key|database_url|redis_url) = ' "$directory/isthmus.toml" | keep facade.toml
+
 if [ ! -e "$here/.env" ] && [ "$#" -eq 0 ]; then
     cp "$here/.env.example" "$here/.env"
     echo "made $here/.env"

@@ -28,9 +28,17 @@ def app_error(error: MCPError) -> AppError:
     message, data = error.error.message, error.error.data
     if error.error.code == RATE_LIMITED:
         return LimitExceeded(message, retry_after=data["retry_after_seconds"])
-    code, colon, rest = message.partition(": ")
-    if colon and code in _BY_CODE:
-        return _BY_CODE[code](rest)
-    if error.error.code == INVALID_PARAMS:
+    known = _known(message)
+    if known is None and error.error.code == INVALID_PARAMS:
         return (NotFound if message.startswith("Unknown ") else InvalidInput)(message)
-    return Unavailable(message)
+    return known or Unavailable(message)
+
+
+def told_error(text: str) -> AppError:
+    """Return the failure that a tool told as the text of its result."""
+    return _known(text) or Unavailable(text)
+
+
+def _known(message: str) -> AppError | None:
+    code, colon, rest = message.partition(": ")
+    return _BY_CODE[code](rest) if colon and code in _BY_CODE else None

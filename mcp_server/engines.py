@@ -9,54 +9,32 @@ from urllib.parse import urlsplit
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from mcp_server.control_engines import ControlEngines, open_control_engines
 from mcp_server.errors import ConfigurationError
 from mcp_server.health import Check
-from mcp_server.ingest.embed import Embedder, open_embedder
-from mcp_server.llm.opening import open_router
-from mcp_server.llm.router import Router
 from mcp_server.services.buckets import refuse_shadowing
 from mcp_server.services.objects import blob_namespace
 from mcp_server.settings import Settings
 from mcp_server.storage.buckets import Bucket, open_buckets
-from mcp_server.storage.cache import CacheEngine
-from mcp_server.storage.cache.memory import MemoryCache
-from mcp_server.storage.cache.redis import open_redis
 from mcp_server.storage.objects import BlobStore, Opening, open_blobs
 from mcp_server.storage.sql import OutsideDatabase, SqlEngine
-from mcp_server.storage.sql.control import answers, open_control, open_pool
 from mcp_server.storage.sql.embedded import open_cluster
 from mcp_server.storage.sql.outside import open_outside
 from mcp_server.storage.sql.postgresql import open_postgresql
 from mcp_server.storage.sql.unit import UnitEngine
-from mcp_server.storage.sql.wake import Wake, open_wake
 from mcp_server.storage.vectors import VectorEngine, open_vectors
-
-# Settings of the contract whose engines this version does not have: better no start than another store.
-_NOT_YET = ("mcp_url",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Engines:
-    """What is open; `checks` asks each whether it is well.
+class Engines(ControlEngines):
+    """What is open with the data."""
 
-    `runs` and `heartbeat` reach the control database as well, on connections of their own: however
-    busy tools keep `control`, a run can be cancelled, and a worker keeps its lease.
-    """
-
-    control: AsyncEngine
-    runs: AsyncEngine
-    heartbeat: AsyncEngine
-    wake: Wake
     sql: SqlEngine
     units: UnitEngine
     databases: dict[str, OutsideDatabase]
-    cache: CacheEngine
     blobs: BlobStore
     buckets: dict[str, Bucket]
     vectors: VectorEngine
-    embedder: Embedder
-    router: Router
-    checks: dict[str, Check]
 
 
 @asynccontextmanager
@@ -66,18 +44,15 @@ async def open_engines(settings: Settings, sql_secret: bytes) -> AsyncGenerator[
     Raises:
         ConfigurationError: an engine is not available or does not open.
     """
-    for name in _NOT_YET:
-        if getattr(settings, name):
-            raise ConfigurationError(
-                f"ISTHMUS_{name.upper()}: this version has no engine for it; unset it to run embedded"
-            )
+    if settings.mcp_url is not None:
+        raise ConfigurationError(
+            "ISTHMUS_MCP_URL: a process that opens data has its tools within; unset it, "
+            "or serve the OpenAI face alone with --role openai"
+        )
     async with AsyncExitStack() as stack:
         control_url, data_url = await _databases(stack, settings)
-        control = await stack.enter_async_context(open_control(control_url))
-        # No overflow: a connection beyond the pool is made for one transaction, and costs ten of them.
-        runs = await stack.enter_async_context(open_pool(control_url, pool_size=6, overflow=0))
-        heartbeat = await stack.enter_async_context(open_pool(control_url, pool_size=1, overflow=0))
-        wake = await stack.enter_async_context(open_wake(control_url))
+        shared = await stack.enter_async_context(open_control_engines(settings, control_url))
+        control = shared.control
         sql = await stack.enter_async_context(
             open_postgresql(
                 data_url,
@@ -91,25 +66,22 @@ async def open_engines(settings: Settings, sql_secret: bytes) -> AsyncGenerator[
         blobs = await stack.enter_async_context(open_blobs(await _blobs(control, settings)))
         buckets = await stack.enter_async_context(open_buckets(settings.buckets))
         await refuse_shadowing(control, buckets)
-        cache = await _cache(stack, settings)
         vectors = await stack.enter_async_context(open_vectors(settings.vectors_url, control))
-        router = await stack.enter_async_context(open_router(settings))
-        embedder = await stack.enter_async_context(open_embedder(settings))
         yield Engines(
             control=control,
-            runs=runs,
-            heartbeat=heartbeat,
-            wake=wake,
+            runs=shared.runs,
+            heartbeat=shared.heartbeat,
+            wake=shared.wake,
+            cache=shared.cache,
+            embedder=shared.embedder,
+            router=shared.router,
             sql=sql,
             units=sql.units,
             databases=databases,
-            cache=cache,
             blobs=blobs,
             buckets=buckets,
             vectors=vectors,
-            embedder=embedder,
-            router=router,
-            checks=_checks(control, sql, cache, blobs, vectors, router),
+            checks=shared.checks | _checks(sql, blobs, vectors),
         )
 
 
@@ -156,12 +128,6 @@ async def _outside(
     }
 
 
-async def _cache(stack: AsyncExitStack, settings: Settings) -> CacheEngine:
-    if settings.redis_url is None:
-        return MemoryCache()
-    return await stack.enter_async_context(open_redis(settings.redis_url))
-
-
 def _refuse_one_for_both(control_url: str, data_url: str) -> None:
     """Tenants' roles in the control database could forge its wake-ups and hold its locks."""
     if _place(control_url) == _place(data_url):
@@ -175,18 +141,7 @@ def _place(url: str) -> tuple[object, ...]:
     return (parts.hostname, parts.port or 5432, parts.path, parts.query)
 
 
-def _checks(
-    control: AsyncEngine,
-    sql: SqlEngine,
-    cache: CacheEngine,
-    blobs: BlobStore,
-    vectors: VectorEngine,
-    router: Router,
-) -> dict[str, Check]:
-    async def control_answers() -> str:
-        await answers(control)
-        return "PostgreSQL answers"
-
+def _checks(sql: SqlEngine, blobs: BlobStore, vectors: VectorEngine) -> dict[str, Check]:
     async def data_answers() -> str:
         await sql.ping()
         return "PostgreSQL answers"
@@ -199,18 +154,4 @@ def _checks(
         await vectors.answers()
         return f"{vectors.name} answers"
 
-    async def models_answer() -> str:
-        models = await router.models()
-        well = [model.id for model in models if model.healthy]
-        if not well:
-            raise ConnectionError("no model answers")
-        return f"{len(well)} of {len(models)} models answer"
-
-    return {
-        "control": control_answers,
-        "data": data_answers,
-        "cache": cache.answers,
-        "objects": objects_answer,
-        "vectors": vectors_answer,
-        "llm": models_answer,
-    }
+    return {"data": data_answers, "objects": objects_answer, "vectors": vectors_answer}

@@ -9,21 +9,18 @@ from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from mcp_server import journal
-from mcp_server.audit import Audit
 from mcp_server.auth.keys import KeyService
 from mcp_server.auth.principal import Principal
 from mcp_server.bus import Bus, ToolSpec
 from mcp_server.bus_in_process import InProcess
 from mcp_server.completions import add_completions
+from mcp_server.control import open_control_parts, open_control_services
 from mcp_server.declarations import Declared, declare
 from mcp_server.engines import Engines, open_engines
 from mcp_server.extensions.announcing import announce_to_modern_clients
 from mcp_server.extensions.tasks import TasksExtension
 from mcp_server.extensions.tasks_listen import serve_task_notifications
-from mcp_server.fetch import Allowed, Fetcher
 from mcp_server.handshake import add_handshake_methods
-from mcp_server.limits import Limits
 from mcp_server.operation import Operations
 from mcp_server.plugins import load_plugins, set_up
 from mcp_server.runs.context import Work
@@ -34,29 +31,20 @@ from mcp_server.secret import derive, server_secret
 from mcp_server.server import IsthmusServer
 from mcp_server.services import Services
 from mcp_server.services.agent_work import AgentWork
-from mcp_server.services.agents import AgentService
 from mcp_server.services.buckets import BucketService, RoutedObjects
 from mcp_server.services.changes import ChangeService
-from mcp_server.services.conversations import ConversationService
 from mcp_server.services.files import FileService
 from mcp_server.services.ingest import IngestService
-from mcp_server.services.kept_turns import open_turns
 from mcp_server.services.kv import KvService, keeping_kv
-from mcp_server.services.media import MediaService
-from mcp_server.services.models import open_models
-from mcp_server.services.moves.importing import refuse_unfinished
+from mcp_server.services.media import StoredFiles
 from mcp_server.services.objects import collecting
 from mcp_server.services.objects.links import LinkService
 from mcp_server.services.objects.uploads import UploadService
-from mcp_server.services.outside_tools import OutsideTools
-from mcp_server.services.responses import open_responses
-from mcp_server.services.run_engine import open_runs, run_stores
 from mcp_server.services.run_results import TOOL_KIND
 from mcp_server.services.schedules import ScheduleService
 from mcp_server.services.sql import SqlService
 from mcp_server.services.standing_keeper import keeping_standing
 from mcp_server.services.standing_work import WorkStarter
-from mcp_server.services.stored_chats import ChatService
 from mcp_server.services.tool_work import ToolWork
 from mcp_server.services.triggers import TriggerService
 from mcp_server.services.undo import UndoService
@@ -107,20 +95,14 @@ async def open_runtime(
     taken = {item.name for item in plugins.tools}
     plugins.tools += declare_sql_tools(settings.sql_tools, taken)
     declared = declare(plugins)
-    limits = Limits(settings.rate_limit, settings.redis_url)
     secret = server_secret(settings)
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(limits.close)
         engines = await stack.enter_async_context(
             open_engines(settings, derive(secret, "sql roles"))
         )
-        control = engines.control
-        await refuse_unfinished(control)
-        audit = Audit()
-        await stack.enter_async_context(audit.writing(control))
-        await stack.enter_async_context(journal.keeping_partitions(control, settings.journal_days))
-        keys = KeyService(control, settings.api_key)
-        operations = Operations(limits, audit, keys.rate_of, lambda: engines.wake.send("journal"))
+        parts = await stack.enter_async_context(open_control_parts(settings, engines))
+        control, operations = engines.control, parts.operations
+        keys, stores, runs = parts.keys, parts.stores, parts.runs
         # The bus stands above the services, and runs call tools through it: it is bound below.
         late: list[Bus] = []
 
@@ -136,10 +118,6 @@ async def open_runtime(
         )
         await stack.enter_async_context(keeping_kv(control, settings.undo_days))
         await stack.enter_async_context(keeping_versions(control, settings.undo_days))
-        stores = run_stores(engines.runs, engines.heartbeat, settings.run_redact)
-        runs = await stack.enter_async_context(
-            open_runs(operations, control, stores, engines.wake, settings.run_ttl_days.seconds)
-        )
         standing = _standing(engines, operations, stores, declared, settings)
         kv = KvService(operations, control, cache=engines.cache, undo_days=settings.undo_days)
         vectors = VectorService(
@@ -151,30 +129,28 @@ async def open_runtime(
         units = await stack.enter_async_context(
             open_units(operations, control, unit_stores, engines.sql, engines.units)
         )
-        fetcher = Fetcher(Allowed.parse(settings.fetch_allow))
+        shared = await stack.enter_async_context(
+            open_control_services(parts, list_tools, StoredFiles(objects))
+        )
         services = Services(
-            agents=AgentService(
-                operations, control, models=engines.router.models, tools=list_tools
-            ),
+            agents=shared.agents,
             changes=ChangeService(operations, control),
-            chats=ChatService(operations, control),
-            conversations=ConversationService(operations, control),
+            chats=shared.chats,
+            conversations=shared.conversations,
             files=FileService(operations, control, objects),
-            ingest=IngestService(operations, control, objects, vectors, fetcher),
+            ingest=IngestService(operations, control, objects, vectors, parts.fetcher),
             keys=keys,
             kv=kv,
             links=LinkService(operations, control, objects, keys.scopes_now, _address(settings)),
-            media=MediaService(operations, objects, fetcher),
-            models=await stack.enter_async_context(
-                open_models(operations, control, engines.router, engines.cache)
-            ),
+            media=shared.media,
+            models=shared.models,
             objects=objects,
-            outside_tools=OutsideTools(operations, fetcher),
-            responses=await stack.enter_async_context(open_responses(operations, control)),
+            outside_tools=shared.outside_tools,
+            responses=shared.responses,
             runs=runs,
             schedules=ScheduleService(*standing),
             triggers=TriggerService(*standing),
-            turns=await stack.enter_async_context(open_turns(operations, control)),
+            turns=shared.turns,
             sql=SqlService(operations, control, engines.sql, engines.databases),
             undo=UndoService(operations, control, {"kv": kv, "object": objects, "vector": vectors}),
             units=units,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mcp_server.ingest.embed import Embedder
     from mcp_server.llm.router import Router
     from mcp_server.operation import Operation, Operations
-    from mcp_server.services import Services
+    from mcp_server.services import ControlServices, Services
     from openai_facade.exchange import Exchange
 
 AGENT_PREFIX = "agent/"
@@ -38,17 +38,28 @@ def no_default_servers(principal: Principal, model: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facade:
-    """Opened once per process; `created` (Unix seconds) dates what has no date of its own."""
+    """Opened once per process; `created` (Unix seconds) dates what has no date of its own.
+
+    `data_services` are there unless the process has no data engines.
+    """
 
     router: Router
     bus: Bus
-    services: Services
+    services: ControlServices
     operations: Operations
     embedder: Embedder
+    data_services: Services | None = None
     default_mcp_servers: DefaultServers = no_default_servers
     limits: LoopLimits = field(default_factory=LoopLimits)
     ping_seconds: float = PING_SECONDS
     created: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def data(self) -> Services:
+        """The services of data engines, for routes whose module has `NEEDS_DATA`."""
+        if self.data_services is None:
+            raise RuntimeError("a route that needs data is served where there is none")
+        return self.data_services
 
     def operation(
         self, exchange: Exchange, verb: Verb, uri: str

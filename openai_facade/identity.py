@@ -8,6 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 from mcp_server.llm.trail import current_trail
+from openai_facade.allowance import allowance_headers
 
 VERSION = b"2020-10-01"  # the only value that OpenAI's API ever sent
 
@@ -30,6 +31,7 @@ def response_headers(scope: MutableMapping[str, Any]) -> list[tuple[bytes, bytes
         (b"x-request-id", name.encode()),
         (b"openai-processing-ms", b"%d" % millis),
         (b"openai-version", VERSION),
+        *allowance_headers(),
         *_trail_headers(),
     ]
 

@@ -6,20 +6,23 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Literal
 
 import uvicorn
 from sse_starlette.sse import AppStatus
 
-from mcp_server.app import HttpApp, Role, open_http
 from mcp_server.auth.keys import KeyService
 from mcp_server.errors import ConfigurationError
+from mcp_server.http_app import HttpApp
+from mcp_server.llm.router import Router
 from mcp_server.loopback import is_loopback
-from mcp_server.runtime import Runtime, open_runtime
 from mcp_server.settings import Settings
 from mcp_server.telemetry import configure_logging
 from mcp_server.transports.bounded_head import BoundedHeadProtocol
+
+Role = Literal["all", "mcp", "openai"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,10 +40,6 @@ async def serve(settings: Settings, role: Role) -> int:
         ConfigurationError: the address cannot be had, or nothing would guard it.
     """
     configure_logging(settings.log_level, settings.log_format)
-    if role == "openai":
-        raise ConfigurationError(
-            "--role openai: this version serves both faces in one process; use all or mcp"
-        )
     local = is_loopback(settings.host)
     if not local and settings.auth == "off":
         raise ConfigurationError(
@@ -50,14 +49,40 @@ async def serve(settings: Settings, role: Role) -> int:
     with _listen(settings.host, settings.port) as listener:
         port = listener.getsockname()[1]
         settings = settings.model_copy(update={"port": port})
-        # CONTRACT: `all` contains a worker; with --role mcp, `isthmus worker` runs what is queued.
-        async with open_runtime(settings, concurrency=None if role == "all" else 0) as runtime:
-            await _ensure_key(runtime, local=local)
-            async with open_http(runtime, role) as http:
-                # Loads the embedded model behind the first requests, so that the first chat need not wait.
-                runtime.engines.router.warm()
-                await _Server(http, _url(settings.host, port)).serve(sockets=[listener])
+        opening = (
+            _open_facade(settings, local) if role == "openai" else _open(settings, role, local)
+        )
+        async with opening as (http, router):
+            # Loads the embedded model behind the first requests, so that the first chat need not wait.
+            router.warm()
+            await _Server(http, _url(settings.host, port)).serve(sockets=[listener])
     return 0
+
+
+@asynccontextmanager
+async def _open(
+    settings: Settings, role: Literal["all", "mcp"], local: bool
+) -> AsyncGenerator[tuple[HttpApp, Router]]:
+    from mcp_server.app import open_http
+    from mcp_server.runtime import open_runtime
+
+    # CONTRACT: `all` contains a worker; with --role mcp, `isthmus worker` runs what is queued.
+    async with open_runtime(settings, concurrency=None if role == "all" else 0) as runtime:
+        await _ensure_key(settings, runtime.services.keys, local=local)
+        async with open_http(runtime, role) as http:
+            yield http, runtime.engines.router
+
+
+@asynccontextmanager
+async def _open_facade(settings: Settings, local: bool) -> AsyncGenerator[tuple[HttpApp, Router]]:
+    # Each role imports what it serves: this one not even the engines of data.
+    from mcp_server.facade_app import open_facade_http
+    from mcp_server.facade_runtime import open_facade_runtime
+
+    async with open_facade_runtime(settings) as runtime:
+        await _ensure_key(settings, runtime.services.keys, local=local)
+        async with open_facade_http(runtime) as http:
+            yield http, runtime.engines.router
 
 
 class _Server(uvicorn.Server):
@@ -100,8 +125,7 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets=sockets)
 
 
-async def _ensure_key(runtime: Runtime, *, local: bool) -> None:
-    settings, keys = runtime.settings, runtime.services.keys
+async def _ensure_key(settings: Settings, keys: KeyService, *, local: bool) -> None:
     if settings.auth == "off" or settings.api_key is not None:
         return
     if local:

@@ -32,28 +32,34 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Services:
-    """Every domain, opened once per process."""
+class ControlServices:
+    """The domains that live in the control database alone, or outside: all that the OpenAI face needs."""
 
     agents: AgentService
-    changes: ChangeService
     chats: ChatService
     conversations: ConversationService
-    files: FileService
-    ingest: IngestService
     keys: KeyService
-    kv: KvService
-    links: LinkService
     media: MediaService
     models: ModelService
-    objects: ObjectService
     outside_tools: OutsideTools
     responses: ResponseService
     runs: RunService
+    turns: TurnService
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services(ControlServices):
+    """Every domain, opened once per process."""
+
+    changes: ChangeService
+    files: FileService
+    ingest: IngestService
+    kv: KvService
+    links: LinkService
+    objects: ObjectService
     schedules: ScheduleService
     sql: SqlService
     triggers: TriggerService
-    turns: TurnService
     undo: UndoService
     units: UnitService
     uploads: UploadService

@@ -68,7 +68,7 @@ class _Resource:
                     yield piece
             _terms(form)  # before the bytes are a blob: what does not fit leaves none behind
 
-        made = await self._facade.services.files.create(
+        made = await self._facade.data.files.create(
             current_principal(), checked(), lambda: _terms(forms[0])
         )
         await exchange.answer(orjson.dumps(_shown(made)))
@@ -82,7 +82,7 @@ class _Resource:
         if purpose is not None:
             one_of(_SHOWN)("purpose", purpose)
         try:
-            found = await self._facade.services.files.list(
+            found = await self._facade.data.files.list(
                 current_principal(),
                 purpose=purpose,
                 after=page.after,
@@ -96,16 +96,16 @@ class _Resource:
         )
 
     async def retrieve(self, exchange: Exchange) -> None:
-        found = await self._facade.services.files.get(current_principal(), _id(exchange))
+        found = await self._facade.data.files.get(current_principal(), _id(exchange))
         await exchange.answer(orjson.dumps(_shown(found)))
 
     async def delete(self, exchange: Exchange) -> None:
         file_id = _id(exchange)
-        await self._facade.services.files.delete(current_principal(), file_id)
+        await self._facade.data.files.delete(current_principal(), file_id)
         await exchange.answer(orjson.dumps({"id": file_id, "object": "file", "deleted": True}))
 
     async def content(self, exchange: Exchange) -> None:
-        found = await self._facade.services.files.content(current_principal(), _id(exchange))
+        found = await self._facade.data.files.content(current_principal(), _id(exchange))
         stat = found.stat
         asked = span(exchange.headers, stat["etag"], stat["size"])
         headers = [

@@ -16,8 +16,10 @@ from mcp_server.auth.passes import PASS_PREFIX, Pass, Passes
 from mcp_server.auth.principal import OWNER, Principal
 from mcp_server.bus import Bus
 from mcp_server.bus_over_http import open_link
-from mcp_server.errors import NotFound, Timeout, Unauthenticated, Unavailable
+from mcp_server.errors import LimitExceeded, NotFound, Timeout, Unauthenticated, Unavailable
+from mcp_server.files_over_bus import PART_BYTES, FilesOverBus
 from mcp_server.secret import server_secret
+from mcp_server.services.media import BUCKET, StoredFiles
 from tests.doors import raw
 from tests.doors.fixtures import PLUGIN, Record, make_key
 from tests.doors.live import Live, open_live, open_remote_bus
@@ -70,6 +72,27 @@ async def test_a_deadline_holds_at_the_other_end(bus: Bus) -> None:
     late = await bus.call(OWNER, "sql_query", {"sql": slow}, deadline=current_time() + 0.3)
     assert late.is_error, late
     assert late.text.startswith(Timeout.code)
+
+
+@pytest.mark.parametrize("kind", ["text/plain; charset=utf-8", "image/png"])
+async def test_a_file_comes_whole_whatever_its_size(live: Live, bus: Bus, kind: str) -> None:
+    # Parts end in the middle of characters of two bytes, and the last one is short.
+    data = b"x" + "\N{LATIN SMALL LETTER E WITH ACUTE}".encode() * (PART_BYTES + 1_000)
+    given = {"base64": base64.b64encode(data).decode(), "content_type": kind}
+    metadata = {"filename": "accents.txt"}
+    put = {"bucket": BUCKET, "key": f"file-{kind[:4]}", "metadata": metadata, **given}
+    stored = await live.runtime.bus.call(OWNER, "object_put", put)
+    assert not stored.is_error, stored.text
+    files = FilesOverBus(bus)
+    here = StoredFiles(live.runtime.services.objects)
+    read = await files.read(OWNER, f"file-{kind[:4]}", len(data))
+    assert (read.data == data, read.name) == (True, "accents.txt")
+    assert read == await here.read(OWNER, f"file-{kind[:4]}", len(data))
+    for reader in (files, here):
+        with pytest.raises(LimitExceeded):
+            await reader.read(OWNER, f"file-{kind[:4]}", len(data) - 1)
+        with pytest.raises(NotFound):
+            await reader.read(OWNER, "file-none", 1)
 
 
 async def test_unknown_tools_and_resources_are_not_found(bus: Bus) -> None:

@@ -22,7 +22,6 @@ BANNED_NAMES = {"utils", "helpers", "common", "manager", "misc", "base"}
 LONG_FILES: dict[str, str] = {}
 LONG_FUNCTIONS: dict[str, str] = {
     "mcp_server/runtime.py:open_runtime": "the composition root is one sequence of openings",
-    "mcp_server/engines.py:open_engines": "the engines open in one sequence, and close in reverse",
     "mcp_server/operation.py:__call__": "the one place that decides, meters, journals and audits",
 }
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from mcp_server.facade_runtime import check_facade_settings
 from mcp_server.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -185,6 +186,26 @@ def test_the_servers_take_the_configuration_that_is_made(secrets: Path) -> None:
     for name in ("control", "data", "valkey", "s3", "milvus"):
         password = (secrets / f"{name}_password").read_text()
         assert sum(password in value for value in given.values()) == 1, name
+
+
+def test_the_facade_holds_no_credentials_of_data(
+    services: dict[str, dict[str, Any]], secrets: Path
+) -> None:
+    facade = services["facade"]
+    assert [secret["source"] for secret in facade["secrets"]] == ["facade.toml"]
+    whole = tomllib.loads((secrets / "isthmus.toml").read_text())
+    given = tomllib.loads((secrets / "facade.toml").read_text())
+    assert set(given) == {"api_key", "secret_key", "database_url", "redis_url"}
+    assert given == {name: whole[name] for name in given}
+    url = facade["environment"]["ISTHMUS_MCP_URL"]
+    settings = load_settings(secrets / "facade.toml", mcp_url=url)
+    assert check_facade_settings(settings) == (url, given["database_url"])
+    others = {
+        name for name in services if "ISTHMUS_MCP_URL" in services[name].get("environment", ())
+    }
+    assert others == {"facade"}
+    # Who listens there must take the name that the facade asks for.
+    assert services["mcp"]["environment"]["ISTHMUS_ALLOWED_HOSTS"].split(",")[0] == "mcp"
 
 
 def test_secrets_that_exist_are_kept(secrets: Path) -> None:

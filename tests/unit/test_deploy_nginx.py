@@ -137,12 +137,12 @@ def test_nginx_accepts_the_configuration(door: Door) -> None:
 
 
 def test_each_path_reaches_its_role(door: Door) -> None:
-    reached = {
-        path: door.ask("GET", path)[2]["name"]
-        for path in ("/mcp", "/links/t", "/uploads/u", "/v1/models", "/readyz", "/")
-    }
-    assert {reached[path] for path in ("/mcp", "/links/t", "/uploads/u")} <= {"a", "b"}
-    assert {reached[path] for path in ("/v1/models", "/readyz", "/")} == {"facade"}
+    data = ("/mcp", "/links/t", "/uploads/u", "/v1/files", "/v1/files/f/content", "/v1/uploads")
+    data += ("/v1/vector_stores", "/v1/vector_stores/v/files")
+    face = ("/v1/models", "/v1/filesystems", "/readyz", "/")
+    reached = {path: door.ask("GET", path)[2]["name"] for path in (*data, *face)}
+    assert {reached[path] for path in data} <= {"a", "b"}
+    assert {reached[path] for path in face} == {"facade"}
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/metrics?x=1", "//metrics", "/x/../metrics"])

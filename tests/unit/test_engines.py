@@ -21,6 +21,7 @@ ONE = "postgresql://u:p@127.0.0.1:1/one"
             {"database_url": ONE, "data_url": ONE.replace("u:p@", "v:q@")},
             "ISTHMUS_DATA_URL names the database of",
         ),
+        ({"mcp_url": "http://127.0.0.1:1/mcp"}, "ISTHMUS_MCP_URL: .*--role openai"),
     ],
 )
 async def test_what_cannot_be_opened_is_refused_by_name(

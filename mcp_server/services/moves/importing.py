@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from mcp_server.errors import ConfigurationError, Conflict, InvalidInput
+from mcp_server.errors import Conflict, InvalidInput
 from mcp_server.placement import Placements
 from mcp_server.runs.context import RunContext
 from mcp_server.runs.record import Outcome
@@ -229,16 +229,3 @@ class Importing:
             await tx.execute(_CHUNK_IDS)
             await tx.execute(_UNPIN)
             await tx.execute(text("delete from import_parts"))
-
-
-async def refuse_unfinished(control: AsyncEngine) -> None:
-    """Refuse to serve what is half imported.
-
-    Raises:
-        ConfigurationError: an import was begun and has not ended.
-    """
-    async with control.connect() as tx:
-        if await tx.scalar(text("select true from import_parts limit 1")):
-            raise ConfigurationError(
-                "an import into this deployment has not ended; run the same `isthmus import DIR` again"
-            )
