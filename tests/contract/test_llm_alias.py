@@ -328,7 +328,9 @@ async def test_so_many_at_a_time_the_others_wait_and_too_many_are_refused() -> N
     async with world({"a": slow}, {}, **terms) as made:
         asked = [asyncio.create_task(ask(made.router, "m", stream=True)) for _ in range(3)]
         (upstream,) = made.router.upstreams
-        await until(lambda: upstream.slots.waiting == 2)  # type: ignore[attr-defined]
+        await until(
+            lambda: upstream.slots.waiting == 2 and made.asked() == {"a": 1}  # type: ignore[attr-defined]
+        )
         with pytest.raises(UpstreamError, match="busy: 2 requests wait already") as refused:
             await ask(made.router, "m")
         assert (refused.value.status, made.asked()) == (503, {"a": 1})

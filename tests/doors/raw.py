@@ -252,7 +252,12 @@ class SseSession:
 
     async def post(self, message: Any, key: str | None = None) -> Reply:
         body = message if isinstance(message, str | bytes) else json.dumps(message)
-        headers = {**bearer(key or self.key), "Content-Type": "application/json"}
+        # On a connection of its own: an idle one may be closed by the server as we take it.
+        headers = {
+            **bearer(key or self.key),
+            "Content-Type": "application/json",
+            "Connection": "close",
+        }
         return await send(
             self.http, "POST", f"{self.url}{self.endpoint}", data=body, headers=headers
         )

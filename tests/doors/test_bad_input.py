@@ -594,7 +594,7 @@ async def test_no_other_spelling_of_a_path_opens_a_door(
 
 WRONG_METHODS = [("PUT", "/mcp", "DELETE, GET, POST"), ("HEAD", "/mcp", "DELETE, GET, POST"), ("OPTIONS", "/mcp", "DELETE, GET, POST"),
                  ("POST", "/sse", "GET"), ("HEAD", "/sse", "GET"), ("GET", "/messages/", "POST"), ("POST", "/healthz", "GET, HEAD"),
-                 ("DELETE", "/v1/models", "GET, HEAD"), ("GET", CHAT, "POST"), ("TRACE", "/mcp", "DELETE, GET, POST")]  # fmt: skip
+                 ("DELETE", "/v1/models", "GET, HEAD"), ("GET", "/v1/embeddings", "POST"), ("TRACE", "/mcp", "DELETE, GET, POST")]  # fmt: skip
 
 
 @pytest.mark.parametrize(("method", "path", "allow"), WRONG_METHODS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,9 +12,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mcp_server.errors import Unavailable
 from mcp_server.runs.context import RunContext, Work
+from mcp_server.runs.outage import through_outage
 from mcp_server.runs.record import Outcome
 
 TABLE = "create table if not exists trials (run text, step text, epoch text)"
+
+# One that got lost with its answer is not noted twice.
+NOTE = text("""
+    insert into trials select :run, :step, :key
+    where not exists (select from trials where epoch = :key)
+""")
 
 
 class Scripted:
@@ -29,9 +37,13 @@ class Scripted:
 
     async def count(self, context: RunContext, step: str, key: str = "") -> None:
         """Note that a step was done, without heeding its key: a repetition shows."""
-        values = {"run": context.run.id, "step": step, "key": key}
-        async with self._control.begin() as tx:
-            await tx.execute(text("insert into trials values (:run, :step, :key)"), values)
+        values = {"run": context.run.id, "step": step, "key": f"{key}#{uuid.uuid4().hex}"}
+
+        async def note() -> None:
+            async with self._control.begin() as tx:
+                await tx.execute(NOTE, values)
+
+        await through_outage(note)
 
     async def steps(self, context: RunContext) -> Outcome:
         """Do `count` steps of `seconds` each, telling of each."""
