@@ -163,8 +163,13 @@ class MilvusVectors:
                 look.add(every, MAX_WINDOW)
                 return
         await self._ask(store, query, look, plan, 2 * query.depth)
-        if len(look.found) < min(look.limit, width.admitted) and width.ef < width.held:
-            # What may be seen lies far from the query: the walk ended before it came there.
+        if len(look.found) >= min(look.limit, width.admitted):
+            return
+        # What may be seen lies far from the query: the walk ended before it came there.
+        if width.admitted <= SCANNED:
+            every = await self._collections.scan(store.dimensions, vector, plan.expression)
+            look.add(every, MAX_WINDOW)
+        elif width.ef < width.held:
             whole = replace(plan, width=replace(width, ef=width.held))
             await self._ask(store, query, look, whole, look.limit)
 
