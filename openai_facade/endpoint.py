@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from mcp_server.doors import DeclaredRoute
 from mcp_server.errors import AppError, Unavailable
+from mcp_server.llm.trail import begin_trail
 from mcp_server.policy import Verb
 from openai_facade.exchange import ClientGone, Exchange
 from openai_facade.facade import Facade
@@ -31,6 +32,7 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
+        begin_trail()  # what an earlier request of this context left is none of ours
         exchange = Exchange(scope, receive, send, ping_seconds=self._facade.ping_seconds)
         try:
             await self._handler(exchange)

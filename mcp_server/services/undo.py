@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Row, cast, literal, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from typing_extensions import TypedDict
 
@@ -73,10 +74,12 @@ class UndoService:
         async with operation as op:
             try:
                 await carry_out(self._control, op, draft)
-            except Conflict as error:
+            except (Conflict, IntegrityError) as error:
                 if await self._is_undone(principal, position, entry.uri, change):
                     raise Conflict(f"{change} is undone already", param="change") from error
-                raise
+                if isinstance(error, Conflict):
+                    raise
+                raise Conflict("another call wrote it at the same time", param="change") from error
         return Undone(change=change, uri=entry.uri, restored=before)
 
     def _checked(self, entry: Row[Any]) -> tuple[Versioned, int]:

@@ -221,7 +221,12 @@ async def test_a_client_that_leaves_ends_the_tool_at_the_other_end(
     headers = {"Authorization": f"Bearer {split.client.api_key}"}
     async with aiohttp.ClientSession(headers=headers) as http:
         url = f"{split.facade.url}/v1/chat/completions"
-        asked = asyncio.create_task(http.post(url, json=body))
+
+        async def ask() -> None:
+            async with http.post(url, json=body) as answer:
+                await answer.read()
+
+        asked = asyncio.create_task(ask())
         await record.started(30)
         asked.cancel()
         await asyncio.gather(asked, return_exceptions=True)
