@@ -45,6 +45,7 @@ _DEAD = Unauthenticated("the key was revoked or has expired while the request ra
 _STOPPING = Unavailable("the server is stopping; try again")
 
 _DOOR = "isthmus.door"
+_LIVE = "isthmus.live"
 
 # Who sends a request without a key to a route that needs none.
 NOBODY = Principal("", "nobody", frozenset())
@@ -112,6 +113,7 @@ class DeclaredRoute(Route):
                 acting_as(principal),
                 gate.track(principal, streams=self.streams) as live,
             ):
+                scope[_LIVE] = live
                 await super().handle(scope, live.receiving(counted), answer.send)
             if live.cut_by is not None:
                 raise live.cut_by
@@ -139,6 +141,12 @@ class DeclaredRoute(Route):
 def door_of(scope: Scope) -> str:
     """Return the door of the route that serves a request, `none` if no route does."""
     return scope.get(_DOOR, "none")
+
+
+def cut_by(scope: Scope) -> AppError | None:
+    """Return why a request was ended from outside, None if it was not."""
+    live: LiveRequest | None = scope.get(_LIVE)
+    return None if live is None else live.cut_by
 
 
 def _caller(principal: Principal) -> str:

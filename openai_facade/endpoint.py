@@ -9,9 +9,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from anyio import move_on_after
 from starlette.types import Receive, Scope, Send
 
-from mcp_server.doors import DeclaredRoute
+from mcp_server.doors import DeclaredRoute, cut_by
 from mcp_server.errors import AppError, Unavailable
-from mcp_server.llm.trail import begin_trail
 from mcp_server.policy import Verb
 from openai_facade.exchange import ClientGone, Exchange
 from openai_facade.facade import Facade
@@ -32,7 +31,6 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        begin_trail()  # what an earlier request of this context left is none of ours
         exchange = Exchange(scope, receive, send, ping_seconds=self._facade.ping_seconds)
         try:
             await self._handler(exchange)
@@ -43,7 +41,7 @@ class Endpoint:
         except asyncio.CancelledError:
             # Whoever cuts us (a revoked key, a stopping server) leaves it to us to end the answer.
             with move_on_after(_LAST_WORD_SECONDS, shield=True):
-                await exchange.fail(_CUT)
+                await exchange.fail(cut_by(scope) or _CUT)
             raise
         except Exception:  # noqa: BLE001 - the door: logged here, told without its inside
             _log.exception("%s failed", exchange.id)
@@ -58,7 +56,7 @@ class Endpoint:
         return error
 
 
-_CUT = Unavailable("the request was cut: its key was revoked or the server is stopping")
+_CUT = Unavailable("the server is stopping; try again")
 
 
 def declare(

@@ -99,6 +99,9 @@ class _Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                # Else a request may begin with what an earlier one of its connection left: asyncio hands
+                # a task's context on to the reading that the task resumed.
+                reset_contextvars=True,
                 timeout_graceful_shutdown=LAST_SECONDS,
             )
         )

@@ -67,6 +67,7 @@ async def serving(app: ASGIApp) -> AsyncGenerator[str]:
             lifespan="off",
             log_config=None,
             ws="none",
+            reset_contextvars=True,
             timeout_graceful_shutdown=2,
         )
     )

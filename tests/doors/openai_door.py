@@ -205,7 +205,9 @@ async def open_door(
 async def serve(app: Any) -> AsyncIterator[int]:
     """Run an ASGI application under uvicorn in this event loop; gives its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(app, log_config=None, lifespan="off", http="httptools")
+        config = uvicorn.Config(
+            app, log_config=None, lifespan="off", http="httptools", reset_contextvars=True
+        )
         server = uvicorn.Server(config)
         task = asyncio.create_task(server.serve(sockets=[listener]))
         while not server.started:

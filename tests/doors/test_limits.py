@@ -218,6 +218,21 @@ async def test_answers_under_v1_say_what_is_left(
     assert "x-ratelimit-limit-requests" not in free.headers
 
 
+async def test_a_request_knows_nothing_of_the_one_before_it_on_its_connection(
+    live: Live, key: str
+) -> None:
+    host, port = live.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    for secret in (key, live.key):  # the second waits for the first, and begins where that ends
+        head = f"GET /v1/models HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {secret}\r\n"
+        writer.write(f"{head}\r\n".encode())
+    limited, free = [(await reader.readuntil(b"\r\n\r\n")).decode() for _ in range(2)]
+    writer.close()
+    await writer.wait_closed()
+    assert "x-ratelimit-limit-requests" in limited
+    assert "x-ratelimit-limit-requests" not in free
+
+
 async def test_the_openai_sdk_sees_a_rate_limit(live: Live, key: str) -> None:
     async with AsyncOpenAI(base_url=f"{live.url}/v1", api_key=key, max_retries=0) as client:
         for _ in range(RATE):
