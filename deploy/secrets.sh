@@ -70,8 +70,16 @@ objects_url = "s3://$user:$s3@s3:9000/isthmus-objects?secure=false"
 vectors_url = "milvus://root:$milvus@milvus:19530"
 END
 
-# The OpenAI face knows models and the control database; of the data it holds no credentials.
-grep -E '^(api_key|secret_key|database_url|redis_url) = ' "$directory/isthmus.toml" | keep facade.toml
+# The OpenAI face knows models and the control database; of the data it holds no credentials, nor the
+# secret that tenants' SQL passwords derive from. An older facade.toml holds that one, and works on.
+if [ ! -s "$directory/facade.toml" ]; then
+    if ! grep -q '^pass_key = ' "$directory/isthmus.toml"; then
+        { printf 'pass_key = "%s"\n' "$(random 32)"; cat "$directory/isthmus.toml"; } >"$directory/isthmus.toml.new"
+        chmod 644 "$directory/isthmus.toml.new"
+        mv "$directory/isthmus.toml.new" "$directory/isthmus.toml"
+    fi
+    grep -E '^(api_key|pass_key|database_url|redis_url) = ' "$directory/isthmus.toml" | keep facade.toml
+fi
 
 if [ ! -e "$here/.env" ] && [ "$#" -eq 0 ]; then
     cp "$here/.env.example" "$here/.env"

@@ -17,14 +17,13 @@ from mcp_server.files_over_bus import FilesOverBus
 from mcp_server.health import Check
 from mcp_server.operation import Operations
 from mcp_server.runs.stores import Stores
-from mcp_server.secret import server_secret
+from mcp_server.secret import pass_secret
 from mcp_server.services import ControlServices
 from mcp_server.settings import Settings
 
 _NEEDED = {
     "mcp_url": "the address of /mcp of a server with --role mcp, where its tools are",
     "database_url": "the control database of the deployment",
-    "secret_key": "the secret of the deployment, which its passes are signed with",
 }
 _OF_DATA = ("data_url", "objects_url", "vectors_url", "databases", "buckets")
 
@@ -50,7 +49,7 @@ async def open_facade_runtime(settings: Settings) -> AsyncGenerator[FacadeRuntim
     """
     url, database_url = check_facade_settings(settings)
     async with (
-        open_link(url, Passes(server_secret(settings))) as link,
+        open_link(url, Passes(pass_secret(settings))) as link,
         open_control_engines(settings, database_url) as opened,
         open_control_parts(settings, opened) as parts,
     ):
@@ -75,6 +74,11 @@ def check_facade_settings(settings: Settings) -> tuple[str, str]:
     for name, what in _NEEDED.items():
         if not getattr(settings, name):
             raise ConfigurationError(f"--role openai: set ISTHMUS_{name.upper()}, {what}")
+    if not (settings.pass_key or settings.secret_key):
+        raise ConfigurationError(
+            "--role openai: set ISTHMUS_PASS_KEY, the secret that the passes of the deployment are signed "
+            "with; ISTHMUS_SECRET_KEY does as well, but from that the tenants' SQL passwords derive"
+        )
     for name in _OF_DATA:
         if getattr(settings, name):
             raise ConfigurationError(

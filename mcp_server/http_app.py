@@ -16,7 +16,7 @@ from mcp_server.door_errors import render_unknown_path
 from mcp_server.doors import DeclaredRoute, Gate
 from mcp_server.operation import Operations
 from mcp_server.runs.stores import Stores
-from mcp_server.secret import server_secret
+from mcp_server.secret import pass_secret
 from mcp_server.services import ControlServices
 from mcp_server.settings import Settings
 from mcp_server.transports.host_guard import HostGuard
@@ -48,7 +48,7 @@ def gate_for(settings: Settings, keys: KeyService) -> Gate:
         max_body_bytes=settings.max_body_bytes,
         max_object_bytes=settings.max_object_bytes,
         trusts_loopback=settings.public_url is None,  # with one, a proxy stands before us
-        passes=Passes(server_secret(settings)),
+        passes=Passes(pass_secret(settings)),
     )
 
 

@@ -33,6 +33,17 @@ def server_secret(settings: Settings) -> bytes:
         ) from error
 
 
+def pass_secret(settings: Settings) -> bytes:
+    """Return the 32 bytes that passes are made with: they open no data if they have a key of their own.
+
+    Raises:
+        ConfigurationError: no secret is set and the data directory cannot keep one.
+    """
+    if settings.pass_key is not None:
+        return hashlib.sha256(settings.pass_key.encode()).digest()
+    return server_secret(settings)
+
+
 def derive(secret: bytes, purpose: str) -> bytes:
     """Return 32 bytes for one purpose: what leaks of one use tells nothing of another."""
     return hmac.digest(secret, purpose.encode(), "sha256")

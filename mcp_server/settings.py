@@ -70,6 +70,8 @@ class Settings(BaseSettings):
     api_key: str | None = None
     auth: Literal["on", "off"] = "on"
     secret_key: str | None = None
+    # What processes of one deployment sign their passes with; unset, SECRET_KEY serves for that too.
+    pass_key: str | None = None
     public_url: str | None = None
     allowed_hosts: CommaList = ()
     allowed_origins: CommaList = ()
@@ -128,7 +130,7 @@ class Settings(BaseSettings):
             raise ValueError("give 16 or more visible ASCII characters")
         return value
 
-    @field_validator("secret_key")
+    @field_validator("secret_key", "pass_key")
     @classmethod
     def _long_secret(cls, value: str | None) -> str | None:
         if value is not None and len(value.encode()) < 32:

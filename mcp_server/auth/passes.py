@@ -35,7 +35,7 @@ class Pass:
 
 
 class Passes:
-    """Makes and opens passes; every process with the same server secret takes them."""
+    """Makes and opens passes; every process with the same secret takes them."""
 
     def __init__(self, secret: bytes) -> None:
         self._secret = derive(secret, "passes")
@@ -73,5 +73,5 @@ class Passes:
 
 _REFUSED = Unauthenticated(
     "the pass of another process of this deployment is not good: give all of them the same "
-    "ISTHMUS_SECRET_KEY, and keep their clocks within half a minute"
+    "ISTHMUS_PASS_KEY (without one, the same ISTHMUS_SECRET_KEY), and keep their clocks within half a minute"
 )

@@ -24,7 +24,7 @@ from mcp_server.auth.passes import Passes
 from mcp_server.auth.principal import OWNER
 from mcp_server.bus import Bus
 from mcp_server.bus_over_http import open_link
-from mcp_server.secret import server_secret
+from mcp_server.secret import FILE, pass_secret
 from mcp_server.settings import load_settings
 from mcp_server.storage.sql.control import open_control
 from tests.doors.fixtures import PLUGIN, Record
@@ -44,6 +44,7 @@ OF_DATA = re.compile(
 class Split:
     """What runs, and what a test asks it with."""
 
+    folder: Path
     facade: ServeProcess
     bus: Bus
     client: AsyncOpenAI
@@ -93,7 +94,7 @@ async def open_split(folder: Path) -> AsyncGenerator[Split]:
         url, _ = await asyncio.gather(asyncio.to_thread(facade.wait_ready), worker.start())
         settings = load_settings(secrets / "facade.toml")
         link = await stack.enter_async_context(
-            open_link(f"{mcp_url}/mcp", Passes(server_secret(settings)))
+            open_link(f"{mcp_url}/mcp", Passes(pass_secret(settings)))
         )
         control = await stack.enter_async_context(open_control(str(settings.database_url)))
         client = await stack.enter_async_context(
@@ -101,7 +102,7 @@ async def open_split(folder: Path) -> AsyncGenerator[Split]:
         )
         ports = {"postgres": postgres.port, "mcp": _port(mcp_url), "model": _port(model)}
         keys = KeyService(control, settings.api_key)
-        yield Split(facade, Bus(link), client, keys, postgres, ports)
+        yield Split(folder, facade, Bus(link), client, keys, postgres, ports)
 
 
 def _of(secrets: Path, configuration: str, role: str) -> list[str]:
@@ -118,7 +119,7 @@ def _worker(folder: Path, secrets: Path, **settings: str) -> Program:
 def _move_here(path: Path, postgres: str) -> None:
     """Leave only what this test runs: PostgreSQL; the rest is embedded."""
     given = tomllib.loads(path.read_text())
-    kept = ("api_key", "secret_key", "database_url", "data_url")
+    kept = ("api_key", "secret_key", "pass_key", "database_url", "data_url")
     lines = [f"{name} = {json.dumps(given[name])}" for name in kept if name in given]
     path.write_text("\n".join(lines).replace("postgres:5432", postgres))
 
@@ -146,6 +147,14 @@ async def told(client: AsyncOpenAI, tool: str, **arguments: Any) -> str:
         tools=[mcp],
     )
     return answer.choices[0].message.content or ""
+
+
+async def test_the_facade_knows_no_secret_from_which_passwords_come(split: Split) -> None:
+    given = tomllib.loads((split.folder / "secrets" / "facade.toml").read_text())
+    assert "secret_key" not in given
+    assert not (split.folder / "facade" / FILE).exists()
+    said = await split.bus.call(OWNER, "sql_query", {"sql": "select 1"})
+    assert not said.is_error, said.text  # such a password is in use behind it
 
 
 async def test_what_a_chat_writes_the_server_has_at_once_and_the_other_way_round(

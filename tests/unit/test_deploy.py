@@ -195,9 +195,10 @@ def test_the_facade_holds_no_credentials_of_data(
     assert [secret["source"] for secret in facade["secrets"]] == ["facade.toml"]
     whole = tomllib.loads((secrets / "isthmus.toml").read_text())
     given = tomllib.loads((secrets / "facade.toml").read_text())
-    assert set(given) == {"api_key", "secret_key", "database_url", "redis_url"}
+    assert set(given) == {"api_key", "pass_key", "database_url", "redis_url"}
     assert given == {name: whole[name] for name in given}
     url = facade["environment"]["ISTHMUS_MCP_URL"]
+    assert whole["pass_key"] != whole["secret_key"]
     settings = load_settings(secrets / "facade.toml", mcp_url=url)
     assert check_facade_settings(settings) == (url, given["database_url"])
     others = {
