@@ -105,11 +105,12 @@ class DeclaredRoute(Route):
         try:
             principal = await self._principal(scope, gate)
             self._check_method(scope["method"], gate)
+            _check_address(scope)
             if self.streams and declared_length(scope):
                 raise InvalidInput("this request opens a stream and takes no body; leave it out")
             bodies = gate.bodies.streaming if self.uploads else gate.bodies.receiving
             with (
-                bodies(_caller(principal), scope, receive) as counted,
+                bodies(principal.account, scope, receive) as counted,
                 acting_as(principal),
                 gate.track(principal, streams=self.streams) as live,
             ):
@@ -149,8 +150,10 @@ def cut_by(scope: Scope) -> AppError | None:
     return None if live is None else live.cut_by
 
 
-def _caller(principal: Principal) -> str:
-    return principal.key_id or f"{principal.tenant}/{principal.subject}"
+def _check_address(scope: Scope) -> None:
+    """Refuse what no database could look up: nothing here has a name with a NUL in it."""
+    if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+        raise InvalidInput("the address holds a NUL (%00), which no name here does; leave it out")
 
 
 class Gate:

@@ -64,7 +64,7 @@ class Limits:
         item = self._items.get(rate)
         if item is None:
             item = self._items[rate] = parse(rate)
-        bucket = _bucket(principal)
+        bucket = principal.account
         try:
             counted = await self._limiter.hit(item, bucket)
             window = await self._limiter.get_window_stats(item, bucket)
@@ -93,7 +93,7 @@ class Share:
         Raises:
             LimitExceeded: the key holds too many then.
         """
-        bucket = _bucket(principal)
+        bucket = principal.account
         if self._held[bucket] + count > self._most:
             raise LimitExceeded(f"one key may {self._doing} at once; end some first")
         self._held[bucket] += count
@@ -104,10 +104,6 @@ class Share:
                 del self._held[bucket]
 
         return give_back
-
-
-def _bucket(principal: Principal) -> str:
-    return principal.key_id or f"{principal.tenant}/{principal.subject}"
 
 
 def _redis(url: str, pool: Any) -> Storage:

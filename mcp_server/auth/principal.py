@@ -21,6 +21,11 @@ class Principal:
     scopes: frozenset[str]
     key_id: str | None = None
 
+    @property
+    def account(self) -> str:
+        """Whom limits count for: the key, else the subject."""
+        return self.key_id or f"{self.tenant}/{self.subject}"
+
 
 OWNER_SCOPES = frozenset({"read", "write", "run", "admin"})
 OWNER = Principal(DEFAULT_TENANT, "owner", OWNER_SCOPES)

@@ -144,6 +144,8 @@ class ResponseService:
         Raises:
             NotFound: it, or one that it goes on from, is not there any more; or there are over 1,000.
         """
+        if not _ID.fullmatch(response):
+            raise _unknown(response)
         async with self._opening(principal, "read", response), self._control.connect() as tx:
             given = {"tenant": principal.tenant, "id": response, "most": MOST_IN_A_CHAIN}
             ids = [row.id for row in await tx.execute(_CHAIN, given)]

@@ -99,7 +99,7 @@ def _file(place: str, part: dict[str, Any]) -> None:
     given = [name for name in ("file_id", "file_data") if file.get(name) is not None]
     if len(given) != 1:
         raise invalid(here, "give exactly one of 'file_id' and 'file_data'.")
-    for name in (*given, "filename"):
+    for name in (*given, "file_url", "filename"):
         if file.get(name) is not None:
             as_string(f"{here}.{name}", file[name])
 

@@ -6,12 +6,11 @@ from typing import Any, cast
 
 from mcp_server.services.conversations import Conversation
 from openai_facade.wire.faults import InvalidRequest, invalid, missing, unsupported
-from openai_facade.wire.fields import as_array, as_string
+from openai_facade.wire.fields import as_array
 from openai_facade.wire.metadata import check_metadata
 from openai_facade.wire.response_input import check_item, kind_of
 
 _MOST_ITEMS = 20  # at a time: OpenAI's document 2.3.0
-_LONGEST_ID = 200
 
 
 def checked_metadata(body: dict[str, Any], *, required: bool = False) -> dict[str, str]:
@@ -48,18 +47,9 @@ def checked_items(body: dict[str, Any], *, required: bool = False) -> list[dict[
     for index, item in enumerate(listed):
         place = f"items[{index}]"
         check_item(place, item)
-        _check_id(place, item)
+        if kind_of(item) == "item_reference":
+            raise unsupported(f"{place}.type", "'item_reference'. Send the item itself.")
     return cast("list[dict[str, Any]]", listed)
-
-
-def _check_id(place: str, item: dict[str, Any]) -> None:
-    if kind_of(item) == "item_reference":
-        raise unsupported(f"{place}.type", "'item_reference'. Send the item itself.")
-    given = item.get("id")
-    if given is None:
-        return
-    if not 0 < len(as_string(f"{place}.id", given)) <= _LONGEST_ID:
-        raise invalid(f"{place}.id", f"an id has 1 to {_LONGEST_ID} characters.")
 
 
 def conversation_object(conversation: Conversation) -> dict[str, Any]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias, cast
 
-from openai_facade.wire.faults import InvalidRequest, missing, unsupported, wrong_type
+from openai_facade.wire.faults import InvalidRequest, invalid, missing, unsupported, wrong_type
 from openai_facade.wire.fields import as_array, as_object, as_string, boolean, one_of, required
 
 _CheckItem: TypeAlias = Callable[[str, dict[str, Any]], None]
+
+_LONGEST_ID = 200
 
 # What may be in any item, and is looked up by.
 _TEXTS = ("id", "status", "call_id", "server_label", "name", "approval_request_id")
@@ -46,6 +48,9 @@ def check_item(place: str, value: object) -> None:
     for name in _TEXTS:
         if item.get(name) is not None:
             as_string(f"{place}.{name}", item[name])
+    given = item.get("id")
+    if given is not None and (not 0 < len(given) <= _LONGEST_ID or "\0" in given):
+        raise invalid(f"{place}.id", f"an id has 1 to {_LONGEST_ID} characters, and no NUL.")
     check(place, item)
 
 
@@ -87,11 +92,15 @@ def check_parts(place: str, value: object, *, assistant: bool = False) -> None:
 
 
 def _one_source(place: str, part: dict[str, Any], sources: tuple[str, ...]) -> None:
-    for name in sources:
-        if part.get(name) is not None:
-            as_string(f"{place}.{name}", part[name])
-            return
-    raise missing(f"{place}.{sources[0]}")
+    _texts(place, part, *sources, "filename", "detail")
+    if all(part.get(name) is None for name in sources):
+        raise missing(f"{place}.{sources[0]}")
+
+
+def _texts(place: str, fields: dict[str, Any], *names: str) -> None:
+    for name in names:
+        if fields.get(name) is not None:
+            as_string(f"{place}.{name}", fields[name])
 
 
 def _fields(*names: str) -> _CheckItem:
@@ -121,7 +130,25 @@ def _listed_tools(place: str, item: dict[str, Any]) -> None:
     as_string(f"{place}.server_label", required(item, "server_label", f"{place}.server_label"))
     for index, tool in enumerate(as_array(f"{place}.tools", required(item, "tools", place))):
         here = f"{place}.tools[{index}]"
-        as_string(f"{here}.name", required(as_object(here, tool), "name", f"{here}.name"))
+        fields = as_object(here, tool)
+        as_string(f"{here}.name", required(fields, "name", f"{here}.name"))
+        _texts(here, fields, "description")
+        for name in ("input_schema", "annotations"):
+            if fields.get(name) is not None:
+                as_object(f"{here}.{name}", fields[name])
+
+
+def _mcp_call(place: str, item: dict[str, Any]) -> None:
+    _fields("server_label", "name", "arguments")(place, item)
+    _texts(place, item, "output")
+    error = item.get("error")
+    if error is None or isinstance(error, str):
+        return
+    content: object = as_object(f"{place}.error", error).get("content")
+    if content is None:
+        return
+    for index, part in enumerate(as_array(f"{place}.error.content", content)):
+        as_object(f"{place}.error.content[{index}]", part)
 
 
 def _search(place: str, item: dict[str, Any]) -> None:
@@ -129,7 +156,8 @@ def _search(place: str, item: dict[str, Any]) -> None:
     for index, query in enumerate(queries):
         as_string(f"{place}.queries[{index}]", query)
     for index, result in enumerate(as_array(f"{place}.results", item.get("results") or [])):
-        as_object(f"{place}.results[{index}]", result)
+        here = f"{place}.results[{index}]"
+        _texts(here, as_object(here, result), "file_id", "filename", "text")
 
 
 def _reasoning(place: str, item: dict[str, Any]) -> None:
@@ -156,7 +184,7 @@ _ITEMS: dict[str, _CheckItem] = {
     "reasoning": _reasoning,
     "item_reference": _fields("id"),
     "mcp_list_tools": _listed_tools,
-    "mcp_call": _fields("server_label", "name", "arguments"),
+    "mcp_call": _mcp_call,
     "mcp_approval_request": _fields("id", "server_label", "name", "arguments"),
     "mcp_approval_response": _approval,
     "file_search_call": _search,
