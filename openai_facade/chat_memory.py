@@ -10,7 +10,8 @@ from uuid import uuid4
 from mcp_server.agents.events import Finished, LoopEvent
 from mcp_server.auth.principal import Principal
 from mcp_server.llm import ChatRequest, Completion
-from mcp_server.services.stored_chats import StoredChat, run_uri
+from mcp_server.services.model_ids import model_uri
+from mcp_server.services.stored_chats import StoredChat
 from openai_facade.delivery import Delivery
 from openai_facade.exchange import Exchange
 from openai_facade.facade import Facade
@@ -50,7 +51,7 @@ async def resume(facade: Facade, principal: Principal, body: ChatRequest) -> Cha
     turns = turns_in(body["messages"])
     if not turns:
         return body
-    uri = run_uri(body["model"])
+    uri = model_uri(body["model"])
     kept = await facade.services.turns.recall(principal, uri, turns)
     return {**body, "messages": resumed(body["messages"], kept)}
 
@@ -77,7 +78,9 @@ async def _kept(
     facade: Facade, principal: Principal, model_id: str, finished: Finished
 ) -> Finished:
     ids = [call["id"] for call in finished.client_calls]
-    turn = await facade.services.turns.keep(principal, run_uri(model_id), finished.transcript, ids)
+    turn = await facade.services.turns.keep(
+        principal, model_uri(model_id), finished.transcript, ids
+    )
     calls = with_kept_ids(finished.client_calls, turn)
     message = finished.message | {"tool_calls": calls}
     return replace(finished, message=message, client_calls=calls)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import random
 import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
@@ -13,7 +10,6 @@ from typing import Any
 
 from sqlalchemy import Row, delete, func, select, text
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mcp_server import policy
@@ -21,19 +17,16 @@ from mcp_server.auth.principal import Principal
 from mcp_server.errors import NotFound
 from mcp_server.operation import Operation, Operations
 from mcp_server.policy import Verb
+from mcp_server.services.model_ids import model_uri
+from mcp_server.services.purging import EVERY_SECONDS, purging
 from mcp_server.storage.sql.response_tables import responses
-
-logger = logging.getLogger(__name__)
 
 KEPT_DAYS = 30
 """How long OpenAI keeps a response: https://platform.openai.com/docs/guides/conversation-state."""
-EVERY_SECONDS = 300.0
-BATCH = 500
 MOST_IN_A_CHAIN = 1000
 
 _ID = re.compile(r"resp_[0-9a-zA-Z]{1,80}")
 _SHOWN = 80
-_AGENT = "agent/"
 
 Item = dict[str, Any]
 
@@ -191,12 +184,6 @@ class ResponseService:
             yield op
 
 
-def model_uri(model: str) -> str:
-    """Return what is run to answer for a model id: a model, or an agent."""
-    agent = model.startswith(_AGENT)
-    return f"agent://{model.removeprefix(_AGENT)}" if agent else f"model://{model}"
-
-
 async def _load(tx: AsyncConnection, tenant: str, response: str) -> Row[Any]:
     found = await _find(tx, tenant, response)
     if found is None:
@@ -250,43 +237,12 @@ _CHAIN = text(
     select id from chain order by depth
     """
 )
-_PURGE = text(
-    """
-    delete from responses where ctid = any(array(
-        select ctid from responses where expires_at <= clock_timestamp()
-        limit :batch for update skip locked))
-    """
-)
-
-
-async def purge(control: AsyncEngine) -> int:
-    """Delete what has expired, in transactions of bounded size; return the number of rows."""
-    total, deleted = 0, BATCH
-    while deleted == BATCH:
-        async with control.begin() as tx:
-            deleted = (await tx.execute(_PURGE, {"batch": BATCH})).rowcount
-        total += deleted
-    return total
 
 
 @asynccontextmanager
 async def open_responses(
     operation: Operations, control: AsyncEngine, every_seconds: float = EVERY_SECONDS
 ) -> AsyncGenerator[ResponseService]:
-    """Yield the service, and purge now and then while it is open; any number of processes may."""
-
-    async def keep() -> None:
-        while True:
-            # A pause first, and not the same one everywhere: processes often start together.
-            await asyncio.sleep(every_seconds * random.uniform(0.5, 1.5))  # noqa: S311  no secret
-            try:
-                await purge(control)
-            except (SQLAlchemyError, OSError) as error:
-                logger.warning("responses: what is due is purged later (%s)", error)
-
-    keeper = asyncio.create_task(keep(), name="response-keeper")
-    try:
+    """Yield the service, and delete expired responses while it is open."""
+    async with purging(control, responses.name, every_seconds):
         yield ResponseService(operation, control)
-    finally:
-        keeper.cancel()
-        await asyncio.gather(keeper, return_exceptions=True)

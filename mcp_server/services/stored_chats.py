@@ -17,6 +17,7 @@ from mcp_server.auth.principal import Principal
 from mcp_server.errors import NotFound
 from mcp_server.operation import Operation, Operations
 from mcp_server.policy import Verb
+from mcp_server.services.model_ids import model_uri
 from mcp_server.storage.sql.chat_tables import stored_chats
 from mcp_server.storage.sql.schema import encode_json
 
@@ -78,7 +79,7 @@ class ChatService:
             "created_at": func.clock_timestamp(),
         }
         async with (
-            self._operation(principal, "run", run_uri(chat.model)) as op,
+            self._operation(principal, "run", model_uri(chat.model)) as op,
             self._control.begin() as tx,
         ):
             await tx.execute(insert(stored_chats).values(**row))
@@ -159,15 +160,9 @@ class ChatService:
                 ).one_or_none()
             mine = (principal.subject, principal.key_id)
             if found is not None and (found.subject, found.key_id) == mine:
-                verb, uri = "run", run_uri(found.model)
+                verb, uri = "run", model_uri(found.model)
         async with self._operation(principal, verb, uri) as op:
             yield op
-
-
-def run_uri(model: str) -> str:
-    """Return what is run to answer for a model id: a model, or an agent."""
-    agent = model.startswith("agent/")
-    return f"agent://{model.removeprefix('agent/')}" if agent else f"model://{model}"
 
 
 def _page(

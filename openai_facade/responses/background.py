@@ -10,7 +10,8 @@ from typing import Any
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import NotFound
 from mcp_server.runs.record import new_run_id
-from mcp_server.services.responses import StoredResponse, model_uri
+from mcp_server.services.model_ids import model_uri
+from mcp_server.services.responses import StoredResponse
 from mcp_server.services.run_results import RESPONSE_KIND, RunItem
 from openai_facade.facade import Facade
 from openai_facade.responses.context import Begun

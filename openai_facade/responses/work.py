@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from mcp_server.agents.steps import Told
 from mcp_server.auth.principal import Principal, acting_as
-from mcp_server.bus import Bus, ProgressFn, ToolResult, ToolSpec
+from mcp_server.bus import Bus, ToolResult, ToolSpec
 from mcp_server.runs.context import RunContext
 from mcp_server.runs.outage import through_outage
 from mcp_server.runs.record import Event, Outcome, Status
@@ -73,23 +73,10 @@ class GrantedBus:
         self._bus = bus
         self._grant = grant
 
-    async def call(
-        self,
-        principal: Principal,
-        tool: str,
-        arguments: dict[str, Any],
-        key: str | None = None,
-        deadline: float | None = None,
-        progress: ProgressFn | None = None,
-        *,
-        by_model: bool = False,
-    ) -> ToolResult:
+    async def call(self, principal: Principal, *given: Any, **named: Any) -> ToolResult:
         """Call a tool, see `Bus.call`."""
         del principal
-        now = await self._grant.now()
-        return await self._bus.call(
-            now, tool, arguments, key, deadline, progress, by_model=by_model
-        )
+        return await self._bus.call(await self._grant.now(), *given, **named)
 
     async def list_tools(self, principal: Principal) -> list[ToolSpec]:
         """Give the tools that may be called, see `Bus.list_tools`."""
