@@ -10,8 +10,7 @@ from typing import Any
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import NotFound
 from mcp_server.runs.record import new_run_id
-from mcp_server.services.model_ids import model_uri
-from mcp_server.services.responses import StoredResponse
+from mcp_server.services.responses import StoredResponse, model_uri
 from mcp_server.services.run_results import RESPONSE_KIND, RunItem
 from openai_facade.facade import Facade
 from openai_facade.responses.context import Begun
@@ -82,10 +81,16 @@ def _refuse_secrets(body: Mapping[str, Any]) -> None:
 
 
 async def now(facade: Facade, principal: Principal, stored: StoredResponse) -> Response:
-    """Give a stored response as it is by now, also when its run ended without a word of its own."""
-    if stored.response["status"] in ENDED:
+    """Give a stored response as it is by now, also when its run ended without a word of its own.
+
+    One in the background has ended when its run has: only then its conversation has what it said.
+    """
+    ended = stored.response["status"] in ENDED
+    if ended and not stored.response.get("background"):
         return stored.response
     run = await _find(facade, principal, stored.id)
+    if ended and (run is None or run["status"] in _RUN_ENDED):
+        return stored.response
     told = [] if run is None else [event async for event in _told(facade, principal, stored.id)]
     response = fold(told) or dict(stored.response)
     if response["status"] in ENDED:

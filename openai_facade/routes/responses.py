@@ -10,8 +10,7 @@ import orjson
 from mcp_server.auth.principal import current_principal
 from mcp_server.doors import DeclaredRoute
 from mcp_server.policy import Listing
-from mcp_server.services.model_ids import model_uri
-from mcp_server.services.responses import StoredResponse
+from mcp_server.services.responses import StoredResponse, model_uri
 from openai_facade.endpoint import declare
 from openai_facade.exchange import Exchange
 from openai_facade.facade import AGENT_PREFIX, Facade

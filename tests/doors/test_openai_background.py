@@ -209,6 +209,29 @@ async def test_a_conversation_grows_by_what_responses_ask_and_answer(client: Asy
     ]
 
 
+async def test_a_response_has_ended_when_its_conversation_has_what_it_said(
+    live: Live, client: AsyncOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conversations = live.runtime.services.conversations
+    remember, added = conversations.remember, asyncio.Event()
+    stored = asyncio.Event()
+
+    async def later(*given: Any, **named: Any) -> None:
+        stored.set()
+        await added.wait()
+        await remember(*given, **named)
+
+    monkeypatch.setattr(conversations, "remember", later)
+    made = await client.conversations.create()
+    queued = await ask(client, conversation=made.id)
+    async with asyncio.timeout(30):
+        await stored.wait()
+    assert (await client.responses.retrieve(queued.id)).status == "in_progress"
+    added.set()
+    assert (await ended(client, queued.id)).status == "completed"
+    assert len((await client.conversations.items.list(made.id)).data) == 2
+
+
 async def test_of_two_responses_from_one_conversation_the_second_is_refused(slow: Live) -> None:
     async with connect(slow) as client:
         made = await client.conversations.create()
