@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mcp_server.auth.principal import Principal
 from mcp_server.storage.sql.control import DISCONNECTED
+from mcp_server.write_behind import WriteBehind
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +41,7 @@ class Audit:
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[Any, ...]] = deque(maxlen=MOST_WAITING)
-        self._arrived = asyncio.Event()
+        self._writer = WriteBehind("audit", FLUSH_SECONDS, self._flush)
 
     def record(
         self,
@@ -57,25 +56,11 @@ class Audit:
         shown = uri.replace("\0", "\ufffd")[:MOST_URI].encode("utf-8", "replace").decode()
         who = (principal.tenant, principal.subject, principal.key_id)
         self._waiting.append((datetime.now(UTC), *who, verb, shown, outcome, labels, micros))
-        self._arrived.set()
+        self._writer.arrived()
 
-    @asynccontextmanager
-    async def writing(self, control: AsyncEngine) -> AsyncGenerator[None]:
+    def writing(self, control: AsyncEngine) -> AbstractAsyncContextManager[None]:
         """Write queued records while the context is open, and the rest on the way out."""
-        writer = asyncio.create_task(self._write_forever(control), name="audit")
-        try:
-            yield
-        finally:
-            writer.cancel()
-            await asyncio.gather(writer, return_exceptions=True)
-            await self._flush(control)
-
-    async def _write_forever(self, control: AsyncEngine) -> None:
-        while True:
-            await self._arrived.wait()
-            await asyncio.sleep(FLUSH_SECONDS)
-            self._arrived.clear()
-            await self._flush(control)
+        return self._writer.writing(control)
 
     async def _flush(self, control: AsyncEngine) -> None:
         while self._waiting:
@@ -85,5 +70,5 @@ class Audit:
             except (SQLAlchemyError, *DISCONNECTED) as error:
                 logger.warning("audit: %d records wait for the database (%s)", len(batch), error)
                 self._waiting.extendleft(reversed(batch))
-                self._arrived.set()
+                self._writer.arrived()
                 return

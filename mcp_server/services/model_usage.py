@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime, timedelta
 
@@ -19,6 +18,7 @@ from mcp_server.auth.principal import current_principal
 from mcp_server.errors import Unauthenticated
 from mcp_server.llm.metered import Spent
 from mcp_server.storage.sql.control import DISCONNECTED
+from mcp_server.write_behind import WriteBehind
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class ModelUsage:
     def __init__(self) -> None:
         self.observers: list[Callable[[Spent], None]] = []
         self._waiting: defaultdict[_Place, _Counts] = defaultdict(_Counts)
-        self._arrived = asyncio.Event()
+        self._writer = WriteBehind("model-usage", FLUSH_SECONDS, self._flush)
 
     def note(self, spent: Spent) -> None:
         """Count one request that ended."""
@@ -108,25 +108,11 @@ class ModelUsage:
         counts.estimated += spent.estimated
         counts.prompt_tokens += spent.prompt_tokens
         counts.completion_tokens += spent.completion_tokens
-        self._arrived.set()
+        self._writer.arrived()
 
-    @asynccontextmanager
-    async def writing(self, control: AsyncEngine) -> AsyncGenerator[None]:
+    def writing(self, control: AsyncEngine) -> AbstractAsyncContextManager[None]:
         """Write what was counted while the context is open, and the rest on the way out."""
-        writer = asyncio.create_task(self._write_forever(control), name="model-usage")
-        try:
-            yield
-        finally:
-            writer.cancel()
-            await asyncio.gather(writer, return_exceptions=True)
-            await self._flush(control)
-
-    async def _write_forever(self, control: AsyncEngine) -> None:
-        while True:
-            await self._arrived.wait()
-            await asyncio.sleep(FLUSH_SECONDS)
-            self._arrived.clear()
-            await self._flush(control)
+        return self._writer.writing(control)
 
     async def _flush(self, control: AsyncEngine) -> None:
         if not self._waiting:
@@ -143,7 +129,7 @@ class ModelUsage:
                 later = self._waiting[place]
                 for name in _COUNTED:
                     setattr(later, name, getattr(later, name) + getattr(counts, name))
-            self._arrived.set()
+            self._writer.arrived()
 
 
 def _row(place: _Place, counts: _Counts) -> dict[str, object]:
