@@ -8,11 +8,11 @@ from typing import Any
 
 from mcp_server.errors import InvalidInput
 from mcp_server.llm import ChatRequest
-from mcp_server.llm.wire import list_of, object_of
+from mcp_server.llm.wire import list_of, object_of, value_of
 
 INPUT = "input"
 
-_PARAMETERS: dict[str, Any] = {
+PARAMETERS: dict[str, Any] = {
     "type": "object",
     "properties": {INPUT: {"type": "string"}},
     "required": [INPUT],
@@ -47,8 +47,20 @@ def as_custom(call: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
     function = object_of(call.get("function"))
     if function.get("name") not in names:
         return call
-    custom = {"name": function["name"], "input": _input(str(function.get("arguments")))}
+    custom = {"name": function["name"], "input": input_of(str(function.get("arguments")))}
     return {"id": call["id"], "type": "custom", "custom": custom}
+
+
+def arguments_of(given: object) -> str:
+    """Give the input of a custom tool as the arguments of the function that stands for it."""
+    return json.dumps({INPUT: given}, ensure_ascii=False)
+
+
+def input_of(arguments: str) -> str:
+    """Give the input of a custom tool out of those arguments; what is no such object is the text itself."""
+    value = value_of(arguments)
+    found = object_of(value).get(INPUT) if isinstance(value, dict) else value
+    return found if isinstance(found, str) else arguments
 
 
 def _function(index: int, tool: dict[str, Any]) -> dict[str, Any]:
@@ -64,7 +76,7 @@ def _function(index: int, tool: dict[str, Any]) -> dict[str, Any]:
     told = {"description": custom["description"]} if custom.get("description") else {}
     return {
         "type": "function",
-        "function": {"name": custom["name"], **told, "parameters": _PARAMETERS},
+        "function": {"name": custom["name"], **told, "parameters": PARAMETERS},
     }
 
 
@@ -89,15 +101,5 @@ def _call(call: Mapping[str, Any]) -> dict[str, Any]:
     custom = object_of(call.get("custom"))
     if not custom:
         return dict(call)
-    arguments = json.dumps({INPUT: custom.get("input")}, ensure_ascii=False)
-    function = {"name": custom.get("name"), "arguments": arguments}
+    function = {"name": custom.get("name"), "arguments": arguments_of(custom.get("input"))}
     return {"id": call.get("id"), "type": "function", "function": function}
-
-
-def _input(arguments: str) -> str:
-    """Give the text of the one argument; what is no such object is the text itself."""
-    try:
-        found = object_of(json.loads(arguments)).get(INPUT)
-    except ValueError:
-        return arguments
-    return found if isinstance(found, str) else arguments

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,14 @@ def object_of(value: object) -> dict[str, Any]:
 def list_of(value: object) -> list[Any]:
     """Give `value` if it is a JSON array, else an empty one."""
     return cast("list[Any]", value) if isinstance(value, list) else []
+
+
+def value_of(text: str) -> object:
+    """Give the JSON value of a text that a model or a client wrote; None if it is none, or far too deep."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def text_of(content: object) -> str:
@@ -60,8 +69,8 @@ def sum_usage(usages: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Add the usage objects of several generations that make one answer."""
     listed = list(usages)
     return usage_of(
-        sum(int(usage.get("prompt_tokens", 0)) for usage in listed),
-        sum(int(usage.get("completion_tokens", 0)) for usage in listed),
+        sum(int(usage.get("prompt_tokens") or 0) for usage in listed),
+        sum(int(usage.get("completion_tokens") or 0) for usage in listed),
     )
 
 

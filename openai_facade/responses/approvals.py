@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from mcp_server.agents.events import ToolFinished
 from mcp_server.agents.steps import Steps
+from mcp_server.llm.wire import value_of
 from openai_facade.responses.context import Context
 from openai_facade.responses.tools import ResponseToolbox
 from openai_facade.translate.response_calls import CallKind
@@ -41,10 +41,7 @@ class Answered:
 
     def read(self) -> dict[str, Any]:
         """Parse the arguments; a request holds an object, or the model's call was no call."""
-        try:
-            value: object = json.loads(self.arguments or "{}")
-        except ValueError:
-            value = None
+        value = value_of(self.arguments or "{}")
         if not isinstance(value, dict):
             raise invalid("input", f"the arguments of {self.request} are not a JSON object.")
         return cast("dict[str, Any]", value)

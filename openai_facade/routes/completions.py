@@ -14,11 +14,11 @@ import orjson
 from mcp_server.doors import DeclaredRoute
 from mcp_server.errors import Unavailable
 from mcp_server.llm import Model
-from mcp_server.llm.wire import wants_usage
+from mcp_server.llm.wire import sum_usage, wants_usage
 from openai_facade.endpoint import declare
 from openai_facade.exchange import Exchange
 from openai_facade.facade import AGENT_PREFIX, Facade
-from openai_facade.translate.text_completions import Texts, chat_of, sum_of
+from openai_facade.translate.text_completions import Texts, chat_of
 from openai_facade.translate.token_arrays import text_of_tokens
 from openai_facade.wire.completions import TextRequest, check_completion
 from openai_facade.wire.faults import unsupported
@@ -62,7 +62,7 @@ class _Completion:
             found = await self.model.complete(chat_of(self.body, prompt, self.known_as))
             choices += [texts.whole(choice) for choice in found.get("choices") or ()]
             usages.append(found.get("usage") or {})
-        await exchange.answer(orjson.dumps(self._object(choices) | {"usage": sum_of(usages)}))
+        await exchange.answer(orjson.dumps(self._object(choices) | {"usage": sum_usage(usages)}))
 
     async def stream(self, exchange: Exchange) -> None:
         """Tell the prompts' choices one after the other; the 200 waits for the first piece."""
@@ -91,7 +91,7 @@ class _Completion:
                     if shown:
                         yield self._object(shown) | later
         if asks_usage:
-            yield self._object([]) | {"usage": sum_of(usages)}
+            yield self._object([]) | {"usage": sum_usage(usages)}
 
     def _prompts(self) -> list[tuple[str, Texts]]:
         return [

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 
+from mcp_server.llm.custom_tools import input_of
+from mcp_server.llm.wire import object_of, value_of
 from openai_facade.translate.response_object import Item, item_id
 from openai_facade.translate.response_stream import Event, Stream
 
@@ -106,7 +107,7 @@ class _Custom(OpenCall):
         return []
 
     def hand_over(self) -> list[Event]:
-        given = custom_input(self.arguments)
+        given = input_of(self.arguments)
         whole = self.item | {"status": "completed", "input": given}
         delta = [self._of("response.custom_tool_call_input.delta", delta=given)] if given else []
         done = self._of("response.custom_tool_call_input.done", input=given)
@@ -240,20 +241,6 @@ def opened(stream: Stream, kind: CallKind, call: str, name: str) -> OpenCall:
     return _FORMS[kind.kind](stream, kind, call, name)
 
 
-def custom_input(arguments: str) -> str:
-    """Give the input of a custom tool out of the arguments of its function."""
-    try:
-        value: object = json.loads(arguments)
-    except ValueError:
-        return arguments
-    given = cast("dict[str, Any]", value).get("input") if isinstance(value, dict) else value
-    return given if isinstance(given, str) else arguments
-
-
 def _queries(arguments: str) -> list[str]:
-    try:
-        value: object = json.loads(arguments)
-    except ValueError:
-        return []
-    query = cast("dict[str, Any]", value).get("query") if isinstance(value, dict) else None
+    query = object_of(value_of(arguments)).get("query")
     return [query] if isinstance(query, str) else []

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from mcp_server.function_names import function_name
+from mcp_server.llm.custom_tools import arguments_of
 from openai_facade.translate.mcp_opt_in import LABEL
 from openai_facade.translate.response_object import Item
 from openai_facade.translate.response_search import FUNCTION, Sources
@@ -157,18 +158,17 @@ def _part(part: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "file", "file": file}
 
 
-def custom_arguments(item: Mapping[str, Any]) -> str:
-    """Give the input of a custom tool as the arguments of the function that stands for it."""
-    return json.dumps({"input": item["input"]}, ensure_ascii=False)
-
-
 def _arguments(item: Item) -> str:
     return item["arguments"]
+
+
+def _custom_arguments(item: Item) -> str:
+    return arguments_of(item["input"])
 
 
 _TEXTS = {"input_text": "text", "output_text": "text", "refusal": "refusal", "text": "text"}
 _OF_FILE = ("file_id", "file_data", "file_url", "filename")
 _CALLS: dict[str, Callable[[Item], str]] = {
     "function_call": _arguments,
-    "custom_tool_call": custom_arguments,
+    "custom_tool_call": _custom_arguments,
 }

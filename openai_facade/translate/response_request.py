@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from mcp_server.llm import ChatRequest
+from mcp_server.llm.custom_tools import PARAMETERS
 from openai_facade.translate.response_calls import CallKind
 from openai_facade.translate.response_messages import Message, model_name
 from openai_facade.translate.response_search import FUNCTION
@@ -68,12 +69,7 @@ def custom_spec(tool: Mapping[str, Any]) -> dict[str, Any]:
     function = {
         "name": tool["name"],
         "description": "\n\n".join(part for part in described if part),
-        "parameters": {
-            "type": "object",
-            "properties": {"input": {"type": "string"}},
-            "required": ["input"],
-            "additionalProperties": False,
-        },
+        "parameters": PARAMETERS,
     }
     return {"type": "function", "function": function}
 

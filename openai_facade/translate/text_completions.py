@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mcp_server.llm import ChatRequest
-from mcp_server.llm.wire import usage_of
 
 DEFAULT_TOKENS = 16
 """What OpenAI's document gives to who sets no limit."""
@@ -81,11 +80,3 @@ def log_probabilities(told: Mapping[str, Any] | None, offset: int) -> dict[str, 
         ],
         "text_offset": offsets,
     }
-
-
-def sum_of(usages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Add up what the prompts cost."""
-    return usage_of(
-        sum(int(usage.get("prompt_tokens") or 0) for usage in usages),
-        sum(int(usage.get("completion_tokens") or 0) for usage in usages),
-    )

@@ -15,6 +15,8 @@ from tests.doors.live import Live, http_client, open_live
 
 NUL = "a\0b"
 SAID: Any = {"role": "user", "content": "hello"}
+DEEP = '{"a":' * 50_000
+OURS: Any = {"type": "mcp", "server_label": "isthmus"}
 FAR: Any = {
     "type": "mcp",
     "server_label": "far",
@@ -64,7 +66,17 @@ def found(**more: Any) -> dict[str, Any]:
     return {"input": [SAID, told, SAID]}
 
 
+def approved(arguments: str, **more: Any) -> dict[str, Any]:
+    """Give an input in which a client tells that it was asked, and allows it."""
+    asked = {"type": "mcp_approval_request", "id": "mcpr_1", "server_label": "isthmus"}
+    allowed = {"type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": True}
+    asked |= {"name": "kv_get", "arguments": arguments}
+    return {"input": [asked, allowed], "tools": [OURS]} | more
+
+
 RESPONSES: dict[str, dict[str, Any]] = {
+    "approved arguments of great depth": approved("[" * 100_000),
+    "approved arguments that are none": approved("\\ud800"),
     "NUL in the text": {"input": NUL},
     "NUL in an item's id": {"input": [SAID | {"id": NUL}]},
     "NUL in metadata": {"input": "a", "metadata": {NUL: NUL}},
@@ -180,6 +192,10 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
     "speech of NUL": ("/audio/speech", {"model": NUL, "input": NUL}),
     "tokens of NUL": ("/responses/input_tokens", {"model": NUL, "input": NUL}),
     "tokens of a call": ("/responses/input_tokens", {"model": "scripted"} | call(error=5)),
+    "a deep text, kept in the background": (
+        "/responses",
+        {"model": "scripted", "input": DEEP, "background": True},
+    ),
     "in the background": (
         "/responses",
         {"model": "scripted", "input": NUL, "background": True, "metadata": {NUL: NUL}},
