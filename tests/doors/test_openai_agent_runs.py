@@ -15,11 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from mcp_server.auth.principal import OWNER
 from mcp_server.errors import LeaseLost
 from mcp_server.operation import Operations
-from tests.doors.openai_door import API_KEY, Door, open_door, until
-
-
-def connect(door: Door) -> AsyncOpenAI:
-    return AsyncOpenAI(base_url=door.base, api_key=API_KEY, max_retries=0)
+from tests.doors.openai_door import connect, open_door, until
 
 
 async def ask(client: AsyncOpenAI, agent: str, **more: Any) -> Any:

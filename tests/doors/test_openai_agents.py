@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mcp_server.auth.principal import OWNER
 from mcp_server.operation import Operations
-from tests.doors.openai_door import API_KEY, Door, open_door
+from tests.doors.openai_door import Door, connect, open_door
 
 
 @pytest.fixture(scope="module")
@@ -20,15 +20,6 @@ async def opened(control: AsyncEngine, operations: Operations) -> AsyncIterator[
     async with open_door(control, operations) as door:
         await door.agents.save(OWNER, "clerk", instructions="Look it up.", tools=["model_list"])
         yield door
-
-
-@pytest.fixture
-def door(opened: Door) -> Door:
-    return opened.forget()
-
-
-def connect(door: Door, key: str = API_KEY) -> AsyncOpenAI:
-    return AsyncOpenAI(base_url=door.base, api_key=key, max_retries=0)
 
 
 async def ask(client: AsyncOpenAI, agent: str = "clerk", **more: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +17,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from mcp_server.errors import Unavailable
 from mcp_server.operation import Operations
 from tests.doors.openai_door import API_KEY, Door, open_door, until
-
-
-@pytest.fixture(scope="module")
-async def opened(control: AsyncEngine, operations: Operations) -> AsyncIterator[Door]:
-    async with open_door(control, operations) as door:
-        yield door
-
-
-@pytest.fixture
-def door(opened: Door) -> Door:
-    return opened.forget()
-
-
-@pytest.fixture
-async def client(door: Door) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=door.base, api_key=API_KEY, max_retries=0) as client:
-        yield client
 
 
 async def test_a_plain_answer_carries_the_model_that_was_asked_for(client: AsyncOpenAI) -> None:

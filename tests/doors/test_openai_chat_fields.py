@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import openai
 import pytest
 from openai import AsyncOpenAI
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from mcp_server.operation import Operations
-from tests.doors.openai_door import API_KEY, Door, open_door
+from tests.doors.openai_door import Door
 
 SAID: Any = [{"role": "user", "content": "one two three"}]
 RUN: Any = {"type": "custom", "custom": {"name": "run", "description": "Runs code."}}
@@ -23,23 +20,6 @@ OLD: Any = {
         "required": ["city"],
     },
 }
-
-
-@pytest.fixture(scope="module")
-async def opened(control: AsyncEngine, operations: Operations) -> AsyncIterator[Door]:
-    async with open_door(control, operations) as door:
-        yield door
-
-
-@pytest.fixture
-def door(opened: Door) -> Door:
-    return opened.forget()
-
-
-@pytest.fixture
-async def client(door: Door) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=door.base, api_key=API_KEY, max_retries=0) as client:
-        yield client
 
 
 async def ask(client: AsyncOpenAI, **more: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from mcp_server.operation import Operations
 from mcp_server.plugins import Plugins, ToolDeclaration, load_plugins
 from openai_facade.facade import servers_for_models
-from tests.doors.openai_door import API_KEY, Door, open_door, until
+from tests.doors.openai_door import API_KEY, Door, connect, open_door, until
 
 ISTHMUS: Any = {"type": "mcp", "server_label": "isthmus"}
 
@@ -30,21 +29,6 @@ def with_tool(function: Any, name: str, *, read_only: bool = False) -> Plugins:
     plugins = load_plugins()
     plugins.tools.append(ToolDeclaration(function, name, "run", read_only, True, False, None))
     return plugins
-
-
-@pytest.fixture(scope="module")
-async def opened(control: AsyncEngine, operations: Operations) -> AsyncIterator[Door]:
-    async with open_door(control, operations) as door:
-        yield door
-
-
-@pytest.fixture
-def door(opened: Door) -> Door:
-    return opened.forget()
-
-
-def connect(door: Door) -> AsyncOpenAI:
-    return AsyncOpenAI(base_url=door.base, api_key=API_KEY, max_retries=0)
 
 
 async def ask(client: AsyncOpenAI, **more: Any) -> Any:

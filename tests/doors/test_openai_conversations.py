@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from mcp_server.auth.principal import OWNER
 from mcp_server.operation import Operations
 from mcp_server.services.conversations import ConversationService
-from tests.doors.openai_door import API_KEY, Door, open_door
+from tests.doors.openai_door import Door, connect, open_door
 
 HELLO: Any = {"type": "message", "role": "user", "content": "Hello!"}
 
@@ -35,10 +35,6 @@ async def other_door(control: AsyncEngine, operations: Operations) -> AsyncItera
 async def client(door: Door) -> AsyncIterator[AsyncOpenAI]:
     async with connect(door) as client:
         yield client
-
-
-def connect(door: Door, key: str = API_KEY) -> AsyncOpenAI:
-    return AsyncOpenAI(base_url=door.base, api_key=key, max_retries=0)
 
 
 async def test_a_conversation_lives_from_creation_to_deletion(client: AsyncOpenAI) -> None:

@@ -22,17 +22,6 @@ AUTHORIZED = {"authorization": f"Bearer {API_KEY}"}
 HELLO: dict[str, Any] = {"model": "default", "messages": [{"role": "user", "content": "hello"}]}
 
 
-@pytest.fixture(scope="module")
-async def opened(control: AsyncEngine, operations: Operations) -> AsyncIterator[Door]:
-    async with open_door(control, operations) as door:
-        yield door
-
-
-@pytest.fixture
-def door(opened: Door) -> Door:
-    return opened.forget()
-
-
 @pytest.fixture
 async def http(door: Door) -> AsyncIterator[httpx2.AsyncClient]:
     async with httpx2.AsyncClient(base_url=door.base, headers=AUTHORIZED) as http:

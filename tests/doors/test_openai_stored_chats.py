@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mcp_server.operation import Operations
 from mcp_server.services.purging import purge
-from tests.doors.openai_door import API_KEY, Door, open_door
+from tests.doors.openai_door import Door, connect, open_door
 
 SAID: Any = [
     {"role": "system", "content": "Repeat."},
@@ -27,21 +27,6 @@ HUMAN: Any = {"type": "function", "function": {"name": "ask_human", "parameters"
 MIXED = (
     "turns:\n- tool_calls: [{name: model_list}, {name: ask_human, arguments: {}}]\n- text: thanks\n"
 )
-
-
-@pytest.fixture(scope="module")
-async def opened(control: AsyncEngine, operations: Operations) -> AsyncIterator[Door]:
-    async with open_door(control, operations) as door:
-        yield door
-
-
-@pytest.fixture
-def door(opened: Door) -> Door:
-    return opened.forget()
-
-
-def connect(door: Door, key: str = API_KEY) -> AsyncOpenAI:
-    return AsyncOpenAI(base_url=door.base, api_key=key, max_retries=0)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import io
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,8 @@ from urllib.parse import urlencode
 
 import minio
 import urllib3
+
+from tests.servers.ports import free_ports
 
 ACCESS_KEY = "isthmus-tests"
 SECRET_KEY = "a-secret-of-the-tests"
@@ -146,17 +147,6 @@ class S3Server(ABC):
     @abstractmethod
     def command(self) -> tuple[Sequence[str], Mapping[str, str]]:
         """Return the command line and the environment's additions."""
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on; held together, so that they differ."""
-    with contextlib.ExitStack() as stack:
-        ports: list[int] = []
-        for _ in range(count):
-            held = stack.enter_context(socket.socket())
-            held.bind(("127.0.0.1", 0))
-            ports.append(held.getsockname()[1])
-        return ports
 
 
 def program(name: str) -> str:

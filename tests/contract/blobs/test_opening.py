@@ -12,7 +12,8 @@ from mcp_server.errors import ConfigurationError
 from mcp_server.storage.objects import open_blobs
 from tests.contract.blobs.conftest import opening
 from tests.servers.juicefs import JuiceFs
-from tests.servers.s3 import SECRET_KEY, S3Server, free_ports
+from tests.servers.ports import free_ports
+from tests.servers.s3 import SECRET_KEY, S3Server
 
 
 @pytest.fixture(params=["juicefs", "seaweedfs"])

@@ -13,7 +13,8 @@ import pytest
 from mcp_server.errors import ConfigurationError, Conflict, InvalidInput
 from mcp_server.storage.buckets import Bucket, Entry, Upload, open_buckets
 from tests.contract.buckets.conftest import write
-from tests.servers.s3 import SECRET_KEY, S3Server, free_ports
+from tests.servers.ports import free_ports
+from tests.servers.s3 import SECRET_KEY, S3Server
 
 MIB = 1024 * 1024
 
