@@ -59,7 +59,7 @@ def arguments_of(given: object) -> str:
 def input_of(arguments: str) -> str:
     """Give the input of a custom tool out of those arguments; what is no such object is the text itself."""
     value = value_of(arguments)
-    found = object_of(value).get(INPUT) if isinstance(value, dict) else value
+    found = value if isinstance(value, str) else object_of(value).get(INPUT)
     return found if isinstance(found, str) else arguments
 
 
