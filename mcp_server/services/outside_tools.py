@@ -8,8 +8,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
+from anyio import fail_after
+
 from mcp_server.auth.principal import Principal
-from mcp_server.errors import AppError, Unavailable
+from mcp_server.errors import AppError, Timeout, Unavailable
 from mcp_server.fetch import Fetcher
 from mcp_server.operation import Operations
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 MOST_TOOLS = 500
 MOST_ANSWER_BYTES = 8 * 1024 * 1024
+LIST_SECONDS = 30.0
 _CONNECT_SECONDS, _READ_SECONDS = 10.0, 300.0
 
 logger = logging.getLogger(__name__)
@@ -64,9 +67,10 @@ class OutsideTools:
 
         Raises:
             InvalidInput: the URL is malformed or may not be reached. Unavailable: it does not answer.
+            Timeout: its list has no end within 30 s.
         """
         found: list[OutsideTool] = []
-        async with self._connected(principal, server) as client:
+        async with self._connected(principal, server, LIST_SECONDS) as client:
             cursor: str | None = None
             while len(found) < MOST_TOOLS:
                 page = await client.list_tools(cursor=cursor)
@@ -95,7 +99,7 @@ class OutsideTools:
 
     @asynccontextmanager
     async def _connected(
-        self, principal: Principal, server: OutsideServer
+        self, principal: Principal, server: OutsideServer, seconds: float | None = None
     ) -> AsyncGenerator[Client]:
         import httpx2
         from mcp import Client
@@ -106,15 +110,20 @@ class OutsideTools:
         uri = f"mcp://{target.authority}"
         async with self._operation(principal, "run", uri, egress=True):
             try:
-                async with (
-                    httpx2.AsyncClient(
-                        transport=self._fetcher.transport(MOST_ANSWER_BYTES),
-                        headers=dict(server.headers),
-                        timeout=httpx2.Timeout(_CONNECT_SECONDS, read=_READ_SECONDS),
-                    ) as http,
-                    Client(streamable_http_client(str(target), http_client=http)) as client,
-                ):
-                    yield client
+                with fail_after(seconds):
+                    async with (
+                        httpx2.AsyncClient(
+                            transport=self._fetcher.transport(MOST_ANSWER_BYTES),
+                            headers=dict(server.headers),
+                            timeout=httpx2.Timeout(_CONNECT_SECONDS, read=_READ_SECONDS),
+                        ) as http,
+                        Client(streamable_http_client(str(target), http_client=http)) as client,
+                    ):
+                        yield client
+            except TimeoutError as error:
+                raise Timeout(
+                    f"the MCP server at {target.authority} was too slow; try again"
+                ) from error
             except (MCPError, httpx2.HTTPError, OSError) as error:
                 raise _silent(target.authority, error) from error
             except ExceptionGroup as failures:
