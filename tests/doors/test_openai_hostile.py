@@ -243,3 +243,75 @@ async def test_no_name_in_an_address_is_a_defect(http: httpx2.AsyncClient, path:
         assert answer.status_code < 500, (name[:20], answer.text)
         if answer.headers["content-type"].startswith("application/json"):
             json.loads(answer.text)
+
+
+def form(*parts: tuple[str, bytes], end: bytes = b"--x--\r\n") -> bytes:
+    """Give a form of parts with these heads, whose boundary is x."""
+    told = [b"--x\r\n%b\r\n\r\n%b\r\n" % (head.encode(), body) for head, body in parts]
+    return b"".join([*told, end])
+
+
+FILE = 'content-disposition: form-data; name="file"; filename="{}"'
+PURPOSE = ('content-disposition: form-data; name="purpose"', b"user_data")
+FORMS: dict[str, bytes] = {
+    "nothing": b"",
+    "no end": form((FILE.format("a"), b"x"), PURPOSE, end=b""),
+    "only an end": form(),
+    "no file": form(PURPOSE),
+    "no purpose": form((FILE.format("a"), b"x")),
+    "two files": form((FILE.format("a"), b"x"), (FILE.format("b"), b"x"), PURPOSE),
+    "two purposes": form((FILE.format("a"), b"x"), PURPOSE, PURPOSE),
+    "no disposition": form(("content-type: text/plain", b"x"), PURPOSE),
+    "NUL in the name": form((FILE.format("a\0b"), b"x"), PURPOSE),
+    "a way up": form((FILE.format("../../etc/passwd"), b"x"), PURPOSE),
+    "another direction": form((FILE.format("\u202egnp.exe"), b"x"), PURPOSE),
+    "a long name": form((FILE.format("n" * 7000), b"x"), PURPOSE),
+    "a purpose of NUL": form((FILE.format("a"), b"x"), (PURPOSE[0], b"\0")),
+    "a purpose that is no text": form((FILE.format("a"), b"x"), (PURPOSE[0], b"\xff")),
+    "a long purpose": form((FILE.format("a"), b"x"), (PURPOSE[0], b"p" * 5000)),
+    "a type with NUL": form((f"{FILE.format('a')}\r\ncontent-type: a\0b/c", b"x"), PURPOSE),
+    "a long type": form((f"{FILE.format('a')}\r\ncontent-type: {'t' * 7000}", b"x"), PURPOSE),
+    "a type of two lines": form((f"{FILE.format('a')}\r\ncontent-type: a/b\nx: y", b"x"), PURPOSE),
+    "a type beyond Latin": form(
+        (f"{FILE.format('a')}\r\ncontent-type: текст/plain", b"x"), PURPOSE
+    ),
+    "many parts": form(*[(f'content-disposition: form-data; name="p{n}"', b"") for n in range(99)]),
+    "empty": form((FILE.format("a"), b""), PURPOSE),
+}
+
+
+@pytest.mark.parametrize("path", ["/files", "/audio/transcriptions", "/images/edits"])
+@pytest.mark.parametrize("name", FORMS)
+async def test_no_form_is_a_defect(http: httpx2.AsyncClient, name: str, path: str) -> None:
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    answer = await http.post(path, content=FORMS[name], headers=headers)
+    assert answer.status_code < 500, answer.text
+    if answer.status_code == 200:
+        made = answer.json()
+        assert (await http.get(f"/files/{made['id']}")).json() == made
+        assert (await http.get(f"/files/{made['id']}/content")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "kind", ["", "multipart/form-data", "multipart/form-data; boundary=", "a/b; boundary=x", "é; é"]
+)
+@pytest.mark.parametrize("path", ["/files", "/audio/transcriptions"])
+async def test_no_type_of_a_form_is_a_defect(
+    http: httpx2.AsyncClient, kind: str, path: str
+) -> None:
+    headers = {"content-type": kind.encode()}
+    answer = await http.post(path, content=FORMS["empty"], headers=headers)
+    assert 400 <= answer.status_code < 500, answer.text
+
+
+@pytest.mark.parametrize(
+    "span", ["bytes=0-", "bytes=-1", "bytes=5-2", "bytes=9-", "bytes=0-0,2-3", "lines=1", "\xff"]
+)
+async def test_no_range_is_a_defect(http: httpx2.AsyncClient, span: str) -> None:
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    content = form((FILE.format("a"), b"four"), PURPOSE)
+    made = (await http.post("/files", content=content, headers=headers)).json()
+    for more in ({}, {"if-range": '"other"'}, {"if-none-match": "*"}):
+        ask: Any = {"range": span.encode("latin-1")} | more
+        answer = await http.get(f"/files/{made['id']}/content", headers=ask)
+        assert answer.status_code in {200, 206, 304, 400, 416}, answer.text
