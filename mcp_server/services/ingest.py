@@ -11,15 +11,15 @@ from urllib.parse import urlsplit
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from mcp_server import policy
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import InvalidInput, LimitExceeded
-from mcp_server.fetch import Fetcher, target
+from mcp_server.fetch import Fetcher
 from mcp_server.ingest.measure import LEAST_TOKENS, MOST_TOKENS, Tokens
 from mcp_server.ingest.parsed import Parsed
 from mcp_server.ingest.parsing import AT_ONCE, MAX_DOCUMENT_BYTES, Parser
 from mcp_server.operation import Operation, Operations
 from mcp_server.services.objects import ObjectService
+from mcp_server.services.pages import open_page
 from mcp_server.services.vectors import VectorAdded, VectorService
 from mcp_server.services.vectors.indexing import Progress
 from mcp_server.services.vectors.turns import Turns
@@ -179,15 +179,9 @@ class IngestService:
         return Read(parsed, f"object://{bucket}/{key}")
 
     async def _from_url(self, principal: Principal, url: str, content_type: str | None) -> Read:
-        def decide(hop: str) -> None:  # a page that may be read may lead to others
-            policy.require(principal, "read", hop.partition("?")[0])
-
-        # Only what names the page: the query may hold a secret, and what is decided is recorded.
-        plain = str(target.parse(url)).partition("?")[0]
-        async with (
-            self._operation(principal, "read", plain, egress=True),
-            self._fetcher.open(url, max_bytes=MAX_DOCUMENT_BYTES, decide=decide) as fetched,
-        ):
+        async with open_page(
+            *(self._operation, self._fetcher, principal, url), max_bytes=MAX_DOCUMENT_BYTES
+        ) as fetched:
             body = await fetched.read()
             kind, source = content_type or fetched.content_type, fetched.url
         name = urlsplit(source).path

@@ -12,6 +12,7 @@ from mcp_server.auth.principal import Principal
 from mcp_server.errors import InvalidInput, LimitExceeded
 from mcp_server.fetch import Fetcher
 from mcp_server.operation import Operations
+from mcp_server.services.pages import open_page
 
 if TYPE_CHECKING:
     from mcp_server.services.objects import ObjectService
@@ -85,14 +86,11 @@ class MediaService:
             InvalidInput: the URL may not be reached. LimitExceeded: the answer is larger than
                 `max_bytes`. Timeout, Unavailable: no answer.
         """
-        # Only what names the page: the query may hold a secret, and what is decided is recorded.
-        plain = url.partition("?")[0].partition("#")[0]
-        if not plain.lower().startswith(("http://", "https://")):
+        if not url.lower().startswith(("http://", "https://")):
             raise InvalidInput("only http, https and data URLs can be shown to a model")
-        async with (
-            self._operation(principal, "read", plain, egress=True),
-            self._fetcher.open(url, max_bytes=max_bytes, seconds=_SECONDS) as fetched,
-        ):
+        async with open_page(
+            *(self._operation, self._fetcher, principal, url), max_bytes=max_bytes, seconds=_SECONDS
+        ) as fetched:
             data = await fetched.read()
             name = unquote(urlsplit(fetched.url).path).rpartition("/")[2]
             return Media(data, _plain(fetched.content_type or _UNKNOWN), name or "file")

@@ -12,11 +12,12 @@ import pytest
 from openai import AsyncOpenAI
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from mcp_server.auth.principal import OWNER, Principal
 from openai_facade import chat_media
+from tests.doors.fixtures import make_key
 from tests.doors.live import Live, open_live, serving
 
 PNG = base64.b64decode(
@@ -44,11 +45,16 @@ def upstream(asked: list[Any]) -> Starlette:
     async def page(_: Request) -> Response:
         return Response("<html>", media_type="text/html")
 
+    async def away(_: Request) -> Response:
+        return RedirectResponse("/image.png")
+
     return Starlette(
         routes=[
             Route("/v1/models", models),
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/image.png", image),
+            Route("/open/image.png", image),
+            Route("/open/away", away),
             Route("/page.html", page),
         ]
     )
@@ -152,6 +158,17 @@ async def test_what_is_not_to_be_had_is_refused_by_its_place(eye: Eye) -> None:
         assert await refused(eye, image(url)) == (f"{place}.image_url.url", "invalid_value")
     for missing in ("file-theirs", "file-none", "../x"):
         assert await refused(eye, file(missing)) == (f"{place}.file.file_id", "invalid_value")
+
+
+async def test_a_key_that_may_read_some_urls_is_led_to_no_others(eye: Eye) -> None:
+    made = await make_key(eye.live, "run", f"read:{eye.site}/open/*")
+    narrow = Eye(eye.live, eye.client.with_options(api_key=made["key"]), eye.asked, eye.site)
+
+    assert await narrow.show(image(f"{eye.site}/open/image.png")) == [image(SHOWN)]
+    for place in ("image.png", "open/away", "open/../image.png", "open/%2e%2E/image.png"):
+        with pytest.raises(openai.PermissionDeniedError):
+            await narrow.show(image(f"{eye.site}/{place}"))
+        assert eye.asked == []
 
 
 async def test_images_and_files_have_a_bound(eye: Eye, monkeypatch: pytest.MonkeyPatch) -> None:
