@@ -14,6 +14,7 @@ from mcp_server.services.vectors import content, rows, stores
 from mcp_server.services.vectors.content import Document
 from mcp_server.services.vectors.indexing import Indexer, uri_of
 from mcp_server.services.vectors.results import VectorUpdated
+from mcp_server.storage.sql.schema import encode_json
 from mcp_server.storage.vectors import Batch, KeepsFilterFields, Restriction, Store
 
 MAX_UPDATED = 1000
@@ -93,7 +94,7 @@ class MetadataUpdate:
         _require_few(len(found))
         for row in found:
             metadata = self._patched(row)
-            if metadata != row.metadata:
+            if _differ(metadata, row.metadata):
                 await self._copy(op, indexer.engine, store, row, metadata)
 
     async def _copy(
@@ -139,7 +140,7 @@ class MetadataUpdate:
         await stores.hold_store(tx, store)
         found = await rows.lock_documents(tx, store, self._within, self._document)
         _require_few(len(found))
-        changed = [row for row in found if self._patched(row) != row.metadata]
+        changed = [row for row in found if _differ(self._patched(row), row.metadata)]
         if isinstance(indexer.engine, KeepsFilterFields):
             for row in changed:
                 await self._replace(tx, op, row)
@@ -169,6 +170,11 @@ class MetadataUpdate:
         return content.checked_metadata(
             {key: value for key, value in merged.items() if value is not None}
         )
+
+
+def _differ(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Tell whether two are not the same JSON: to Python 1, 1.0 and true are equal, to a filter they are not."""
+    return encode_json(one) != encode_json(other)
 
 
 def _require_few(count: int) -> None:

@@ -7,7 +7,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -179,6 +179,13 @@ class Machine:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(steps=STEPS)
+@example(  # what Python calls equal is not the same to a filter
+    steps=[
+        ("add", "a", "alpha", {"k": 1}),
+        ("update", "a", {"k": True}),
+        ("update where", {"type": "eq", "key": "k", "value": 1}, {}),
+    ]
+)
 async def test_a_store_is_a_dictionary_that_can_be_searched(
     control: AsyncEngine,
     operations: Operations,
