@@ -71,11 +71,11 @@ def search_result(passage: Mapping[str, Any], score: float) -> dict[str, Any]:
         "filename": str(name),
         "score": score,
         "text": passage["text"],
-        "attributes": _attributes(metadata),
+        "attributes": attributes_of(metadata),
     }
 
 
-def _attributes(metadata: Mapping[str, Any]) -> dict[str, Any]:
+def attributes_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Keep what OpenAI's attributes can hold: 16 short texts, numbers and booleans."""
     fitting = {
         name: value

@@ -35,6 +35,20 @@ def plain(node: Any, *, named: bool = False) -> Any:
     return kept
 
 
+def closed(node: Any, name: str) -> Any:
+    """Return a schema that refers to itself by its name: checkers of 2020-12 do not know $recursiveRef."""
+    if isinstance(node, list):
+        return [closed(item, name) for item in cast("list[Any]", node)]
+    if not isinstance(node, dict):
+        return node
+    fields = cast("dict[str, Any]", node)
+    if fields.get("$recursiveRef") == "#":
+        return {"$ref": f"#/components/schemas/{name}"}
+    kept = {key: closed(value, name) for key, value in fields.items()}
+    kept.pop("$recursiveAnchor", None)
+    return kept
+
+
 def references(node: Any) -> set[str]:
     """Return the names of the schemas that a part of the document refers to."""
     if isinstance(node, list):
@@ -59,7 +73,7 @@ def pruned(document: dict[str, Any]) -> dict[str, Any]:
     while ahead:
         name = ahead.pop()
         if name in document["components"]["schemas"]:
-            schemas[name] = plain(document["components"]["schemas"][name])
+            schemas[name] = closed(plain(document["components"]["schemas"][name]), name)
             ahead |= references(schemas[name]) - schemas.keys()
     info = {"title": "OpenAI API", "version": document["info"]["version"]}
     return {

@@ -27,8 +27,8 @@ from mcp_server.storage.vectors import Batch, Restriction
 class WriteDraft:
     """Puts one document into a store, in the place of the one of its name.
 
-    The same text with the same metadata is not indexed again. `vectors` are those of `model` for the
-    pieces of `new`, if they are known already; else they are cut and embedded. `unchanged` is the
+    The same text with the same metadata is not indexed again, unless `anew`. `vectors` are those of
+    `model` for the pieces of `new`, if they are known already; else they are cut and embedded. `unchanged` is the
     number of chunks of a document that was found as wanted when the write was decided.
     """
 
@@ -48,10 +48,12 @@ class WriteDraft:
         vectors: Vectors | None = None,
         model: str | None = None,
         unchanged: int | None = None,
+        anew: bool = False,
     ) -> None:
         self._indexer = indexer
         self._store = store
         self._new = new
+        self._anew = anew
         self._expected = expected
         self._sections, self._measure = sections, measure
         self._progress = progress
@@ -71,7 +73,8 @@ class WriteDraft:
             return
         indexer, new = self._indexer, self._new
         known = await indexer.find(op.principal.tenant, self._store)
-        if self._expected is None and self._vectors is None and known is not None:
+        may_be_there = self._expected is None and self._vectors is None and not self._anew
+        if may_be_there and known is not None:
             async with indexer.control.connect() as tx:
                 present = await rows.find_document(tx, known, new.name)
             if present is not None and same(present, new):

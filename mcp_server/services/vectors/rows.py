@@ -30,6 +30,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mcp_server import filters
 from mcp_server.services.vectors.content import Document
 from mcp_server.storage.sql.schema import chunks, documents
+from mcp_server.storage.sql.vector_store_tables import vector_store_files
 from mcp_server.storage.vectors import Restriction, Store
 
 
@@ -85,6 +86,7 @@ def _values(store: Store, new: Document) -> dict[str, Any]:
         "metadata": new.metadata,
         "sha256": new.sha256,
         "chunks": len(new.pieces),
+        "bytes": len(new.text.encode()),
         "version": func.next_version(store.tenant),
         "title": new.title,
         "source": new.source,
@@ -181,6 +183,14 @@ async def delete_documents(tx: AsyncConnection, store: Store, names: Sequence[st
     """Delete documents with their chunks; `tx` holds their locks."""
     doomed = bindparam("doomed", list(names), type_=ARRAY(Text))
     await tx.execute(delete(documents).where(_of(store), documents.c.document == any_(doomed)))
+    # A file that was read leaves with its document; one that is being read is still to come.
+    of_files = and_(vector_store_files.c.store == store.id, vector_store_files.c.present)
+    left = update(vector_store_files).where(
+        of_files,
+        vector_store_files.c.file == any_(doomed),
+        vector_store_files.c.status == "completed",
+    )
+    await tx.execute(left.values(present=False))
 
 
 def _of(store: Store) -> ColumnElement[bool]:
