@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from mcp_server.auth.principal import Principal
@@ -48,10 +48,14 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """What an earlier attempt at a response told: the folded `response`, and the next event's number."""
+    """What an earlier attempt at a response told: the folded `response`, and the next event's number.
+
+    `hidden` are the fields of its items, by id, that are shown only to who asks for them.
+    """
 
     response: Response
     sequence: int
+    hidden: Mapping[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
 
 
 async def load_context(
