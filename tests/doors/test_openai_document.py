@@ -45,7 +45,7 @@ async def test_the_document_is_shown_to_anyone(live: Live) -> None:
     assert "/v1/fine_tuning/jobs" not in document["paths"]
 
 
-@pytest.mark.parametrize(("key", "name"), REFUSED, ids=lambda each: str(each))
+@pytest.mark.parametrize(("key", "name"), REFUSED, ids=str)
 async def test_what_is_told_as_refused_is_refused_by_name(
     live: Live, client: httpx2.AsyncClient, key: tuple[str, str], name: str
 ) -> None:
