@@ -50,6 +50,7 @@ from mcp_server.services.triggers import TriggerService
 from mcp_server.services.undo import UndoService
 from mcp_server.services.units import UnitStores, open_units
 from mcp_server.services.vector_stores import VectorStoreService
+from mcp_server.services.vector_stores.keeping import keeping_stores
 from mcp_server.services.vector_stores.work import IngestionWork
 from mcp_server.services.vectors import VectorService
 from mcp_server.services.vectors.keeping import keeping_versions
@@ -120,6 +121,7 @@ async def open_runtime(
         )
         await stack.enter_async_context(keeping_kv(control, settings.undo_days))
         await stack.enter_async_context(keeping_versions(control, settings.undo_days))
+        await stack.enter_async_context(keeping_stores(control, engines.vectors))
         standing = _standing(engines, operations, stores, declared, settings)
         kv = KvService(operations, control, cache=engines.cache, undo_days=settings.undo_days)
         vectors = VectorService(

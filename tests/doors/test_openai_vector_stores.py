@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from io import BytesIO
 from pathlib import Path
@@ -11,8 +12,11 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 from openai.types import VectorStore
+from sqlalchemy import text
 
-from mcp_server.auth.principal import OWNER
+from mcp_server.auth.principal import OWNER, Principal
+from mcp_server.services.ingest import Origin, Read
+from mcp_server.services.vector_stores.keeping import delete_expired
 from tests.doors.live import Live, open_live
 
 LAND = "An isthmus is a narrow strip of land that joins two larger lands and parts two seas."
@@ -43,9 +47,28 @@ async def stranger(live: Live) -> AsyncIterator[AsyncOpenAI]:
         yield client
 
 
-async def upload(client: AsyncOpenAI, text: str | bytes, name: str = "notes.txt") -> str:
-    data = text.encode() if isinstance(text, str) else text
+async def upload(client: AsyncOpenAI, body: str | bytes, name: str = "notes.txt") -> str:
+    data = body.encode() if isinstance(body, str) else body
     return (await client.files.create(file=(name, data), purpose="assistants")).id
+
+
+def hold_reading(
+    live: Live, monkeypatch: pytest.MonkeyPatch, nth: int
+) -> tuple[asyncio.Event, asyncio.Event]:
+    """Let the nth file from now on wait until the second event is set; the first tells that it does."""
+    ingest, begun, go_on = live.runtime.services.ingest, asyncio.Event(), asyncio.Event()
+    read, count = ingest.read, 0
+
+    async def reading(principal: Principal, origin: Origin) -> Read:
+        nonlocal count
+        count += 1
+        if count == nth:
+            begun.set()
+            await go_on.wait()
+        return await read(principal, origin)
+
+    monkeypatch.setattr(ingest, "read", reading)
+    return begun, go_on
 
 
 async def filled(client: AsyncOpenAI, **texts: str) -> tuple[VectorStore, dict[str, str]]:
@@ -288,3 +311,110 @@ async def test_another_tenants_stores_files_and_batches_do_not_exist(
             await refused
     assert [each.id async for each in vectors.list()] == [own.id]
     assert (await client.vector_stores.retrieve(store.id)).name == "seas"
+
+
+async def test_a_store_that_nobody_used_expires_and_is_deleted_a_week_later(
+    live: Live, client: AsyncOpenAI
+) -> None:
+    store, ids = await filled(client, land=LAND)
+    await client.vector_stores.update(
+        store.id, expires_after={"anchor": "last_active_at", "days": 1}
+    )
+    vectors, engines = client.vector_stores, live.runtime.engines
+
+    async def unused_for(days: int) -> None:
+        async with engines.control.begin() as tx:
+            since = text(
+                "update vector_stores set last_active_at = now() - make_interval(days => :days)"
+                " where id = :id"
+            )
+            await tx.execute(since, {"days": days, "id": store.id})
+
+    await unused_for(2)
+    shown = await vectors.retrieve(store.id)
+    assert (shown.status, shown.file_counts.completed) == ("expired", 1)
+    for refused in (
+        vectors.search(store.id, query="land"),
+        vectors.files.list(store.id),
+        vectors.files.create(store.id, file_id=ids["land"]),
+    ):
+        with pytest.raises(openai.NotFoundError, match="has expired"):
+            await refused
+    found = await live.runtime.bus.call(OWNER, "vector_list", {"store": store.id})
+    assert found.is_error
+    await delete_expired(engines.control, engines.vectors)
+    revived = await vectors.update(store.id, expires_after={"anchor": "last_active_at", "days": 3})
+    assert revived.status == "completed"
+    await unused_for(2)
+    assert len((await vectors.search(store.id, query="land")).data) == 1  # which is a use of it
+    assert (await vectors.retrieve(store.id)).status == "completed"
+    async with engines.control.connect() as tx:
+        query = text(
+            "select last_active_at > now() - interval '1 hour' from vector_stores where id = :id"
+        )
+        assert await tx.scalar(query, {"id": store.id})
+    await unused_for(11)
+    await delete_expired(engines.control, engines.vectors)
+    with pytest.raises(openai.NotFoundError):
+        await vectors.retrieve(store.id)
+
+
+async def test_a_batch_is_cancelled_and_what_was_read_stays(
+    live: Live, client: AsyncOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await client.vector_stores.create()
+    ids = sorted([await upload(client, each) for each in (LAND, CANAL, BREAD)])
+    begun, go_on = hold_reading(live, monkeypatch, 2)
+    batch = await client.vector_stores.file_batches.create(store.id, file_ids=ids)
+    assert batch.status == "in_progress"
+    async with asyncio.timeout(30):
+        await begun.wait()
+    ended = await client.vector_stores.file_batches.cancel(batch.id, vector_store_id=store.id)
+    go_on.set()
+    assert (ended.status, ended.file_counts.completed, ended.file_counts.cancelled) == ("cancelled", 1, 2)  # fmt: skip
+    again = await client.vector_stores.files.create_and_poll(
+        ids[2], vector_store_id=store.id, poll_interval_ms=20
+    )
+    assert again.status == "completed"
+    found = await client.vector_stores.search(store.id, query="land canal bread")
+    assert {hit.file_id for hit in found.data} == {ids[0], ids[2]}
+    ended = await client.vector_stores.file_batches.retrieve(batch.id, vector_store_id=store.id)
+    assert (ended.status, ended.file_counts.cancelled) == ("cancelled", 2)
+
+
+async def test_files_whose_key_died_fail_and_say_so(
+    live: Live, client: AsyncOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await live.runtime.services.keys.create("short-lived")
+    store = await client.vector_stores.create()
+    ids = sorted([await upload(client, LAND), await upload(client, CANAL)])
+    begun, go_on = hold_reading(live, monkeypatch, 1)
+    async with client_of(live, made["key"]) as own:
+        batch = await own.vector_stores.file_batches.create(store.id, file_ids=ids)
+    async with asyncio.timeout(30):
+        await begun.wait()
+    await live.runtime.services.keys.revoke(made["id"])
+    go_on.set()
+    ended = await client.vector_stores.file_batches.poll(
+        batch.id, vector_store_id=store.id, poll_interval_ms=20
+    )
+    assert (ended.status, ended.file_counts.failed) == ("completed", 1)
+    failed = await client.vector_stores.files.retrieve(ids[1], vector_store_id=store.id)
+    assert failed.last_error is not None
+    assert failed.last_error.code == "server_error"
+    assert "revoked" in failed.last_error.message
+
+
+async def test_a_response_searches_the_store_and_names_its_file(client: AsyncOpenAI) -> None:
+    store, ids = await filled(client, land=LAND)
+    search: Any = {"type": "file_search", "vector_store_ids": [store.id]}
+    answer = await client.responses.create(
+        model="default",
+        input='{"tool": "file_search", "arguments": {"query": "strip of land"}}',
+        tools=[search],
+        include=["file_search_call.results"],
+    )
+    [call] = [item for item in answer.output if item.type == "file_search_call"]
+    [result] = call.results or []
+    assert (result.file_id, result.filename) == (ids["land"], "land.txt")
+    assert result.attributes == {"name": "land"}
