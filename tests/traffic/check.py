@@ -38,6 +38,7 @@ class Exchange:
     status: int
     answer_type: str
     answer: bytes
+    query: str = ""
 
 
 @dataclass(slots=True)
@@ -178,7 +179,7 @@ def _stream_faults(template: str, exchange: Exchange, finding: Finding) -> Itera
         if names and names != [event.get("type")]:
             yield f"event {len(events)}: named {names[0]}, but its type is {event.get('type')}"
         yield from _event_faults(schema, event, len(events), finding)
-    if not events and "starting_after=" in exchange.path:
+    if not events and "starting_after=" in exchange.query:
         return  # whoever has everything misses nothing: the document asks for no last event then
     yield from (_chat_order if "completions" in template else _response_order)(events)
 
