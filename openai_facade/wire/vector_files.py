@@ -15,7 +15,7 @@ from mcp_server.services.vector_stores import (
     Paging,
 )
 from openai_facade.translate.response_search import attributes_of
-from openai_facade.wire.faults import InvalidRequest, invalid, missing, unsupported, wrong_type
+from openai_facade.wire.faults import InvalidRequest, invalid, missing, wrong_type
 from openai_facade.wire.fields import as_array, as_object, as_string, integer, one_of, required
 from openai_facade.wire.pages import page_arguments
 from openai_facade.wire.vector_stores import counts_object, only, unix
@@ -217,8 +217,6 @@ def _chunking(value: object, place: str) -> Chunking | None:
     integer(LEAST_TOKENS, MOST_TOKENS)(size, most)
     shared = required(static, "chunk_overlap_tokens", overlap)
     integer(0, cast("int", most) // 2)(overlap, shared)
-    if shared:
-        raise unsupported(overlap, "chunks of this server do not overlap; give 0.")
     return Chunking(most, shared)
 
 

@@ -418,3 +418,28 @@ async def test_a_response_searches_the_store_and_names_its_file(client: AsyncOpe
     [result] = call.results or []
     assert (result.file_id, result.filename) == (ids["land"], "land.txt")
     assert result.attributes == {"name": "land"}
+
+
+async def test_chunks_of_a_size_share_what_overlaps(live: Live, client: AsyncOpenAI) -> None:
+    tale = " ".join(f"Word number {n} of the long tale is word{n}x." for n in range(60))
+    store, file = await client.vector_stores.create(), await upload(client, tale)
+    added = await client.vector_stores.files.create_and_poll(
+        file, vector_store_id=store.id, poll_interval_ms=20,
+        chunking_strategy={"type": "static", "static": {"max_chunk_size_tokens": 200, "chunk_overlap_tokens": 100}},
+    )  # fmt: skip
+    assert added.status == "completed", added.last_error
+    page = await client.vector_stores.search(store.id, query="word20x", max_num_results=2)
+    assert all("word20x" in hit.content[0].text for hit in page.data)
+    assert len({hit.content[0].text for hit in page.data}) == 2
+    content = await client.vector_stores.files.content(file, vector_store_id=store.id)
+    assert content.data[0].text == tale
+    passages = await live.runtime.services.vectors.search(OWNER, store.id, "word20x", k=2)
+    for passage in passages["results"]:
+        assert tale[passage["start"] : passage["end"]] == passage["text"]
+    await live.runtime.services.vectors.update(OWNER, store.id, {"a": 1}, document=file)
+    with pytest.raises(openai.BadRequestError) as refused:
+        await client.vector_stores.files.create(
+            store.id, file_id=file,
+            chunking_strategy={"type": "static", "static": {"max_chunk_size_tokens": 200, "chunk_overlap_tokens": 101}},
+        )  # fmt: skip
+    assert refused.value.param == "chunking_strategy.static.chunk_overlap_tokens"

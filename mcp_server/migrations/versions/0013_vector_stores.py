@@ -27,6 +27,8 @@ STATEMENTS: tuple[str, ...] = (
         select store, document, sum(octet_length(body)) as bytes from chunks group by store, document
     ) whole where whole.store = d.store and whole.document = d.document
     """,
+    # Where what a chunk is found by begins, if that is before its own text.
+    "alter table chunks add column lead_at int",
     "create index documents_page on documents (store, created_at, document)",
     """
     create table vector_file_batches (

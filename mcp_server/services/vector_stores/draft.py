@@ -13,7 +13,7 @@ from mcp_server.operation import Operation
 from mcp_server.services.files import FileService
 from mcp_server.services.ingest import IngestService, Origin
 from mcp_server.services.vector_stores import attaching
-from mcp_server.services.vector_stores.records import Attached
+from mcp_server.services.vector_stores.records import Attached, Chunking
 from mcp_server.services.vectors import VectorService, stores
 from mcp_server.services.writes import Draft, Record
 
@@ -28,6 +28,10 @@ class AttributesChanged(Conflict):
     def __init__(self, row: Attached) -> None:
         super().__init__(f"the attributes of {row.file!r} keep changing; add it again")
         self.row = row
+
+
+def _measure(chunking: Chunking | None) -> Tokens | None:
+    return None if chunking is None else Tokens(chunking.max_tokens, chunking.overlap_tokens)
 
 
 class FileDraft:
@@ -66,7 +70,7 @@ class FileDraft:
             source=read.source,
             media_type=parsed.media_type,
             sections=parsed.sections,
-            measure=None if row.chunking is None else Tokens(row.chunking.max_tokens),
+            measure=_measure(row.chunking),
             anew=True,
         )
         await self._inner.prepare(op)

@@ -119,7 +119,9 @@ class MetadataUpdate:
         if any(chunk.id not in vectors for chunk in chunks):
             return  # replaced meanwhile: `apply` finds out
         text = "".join(chunk.body for chunk in chunks)
-        places = [[chunk.start_at, chunk.end_at, chunk.page, chunk.heading] for chunk in chunks]
+        places = [
+            [each.start_at, each.end_at, each.page, each.heading, each.lead_at] for each in chunks
+        ]
         new = Document(
             row.document,
             text,

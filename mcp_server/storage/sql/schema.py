@@ -241,6 +241,8 @@ chunks = Table(
     Column("end_at", Integer, nullable=False),
     Column("page", Integer),
     Column("heading", Text),
+    # Where what it is found by begins, if that is before its own text.
+    Column("lead_at", Integer),
 )
 
 # Tokens and vectors of chunks. An engine of its own holds the vectors under the same ids and leaves the
