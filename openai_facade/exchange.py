@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -206,9 +206,9 @@ class Exchange:
         finally:
             pinger.cancel()
 
-    async def event(self, payload: bytes) -> None:
+    def event(self, payload: bytes) -> Awaitable[None]:
         """Send one event in one write: some parsers lose an event that comes in two pieces."""
-        await self._write(b"data: " + payload + b"\n\n")
+        return self._write(b"data: " + payload + b"\n\n")
 
     async def typed_event(self, event: Mapping[str, Any]) -> None:
         """Send one numbered event under its type, as the streams of responses have them, in one write."""
@@ -220,9 +220,9 @@ class Exchange:
         self._ended = True
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def events(self, payloads: Iterable[bytes]) -> None:
+    def events(self, payloads: Iterable[bytes]) -> Awaitable[None]:
         """Send several events in one write, each of them whole."""
-        await self._write(b"".join([b"data: " + payload + b"\n\n" for payload in payloads]))
+        return self._write(b"data: " + b"\n\ndata: ".join(payloads) + b"\n\n")
 
     async def done(self) -> None:
         """End the stream as OpenAI does."""
@@ -251,9 +251,9 @@ class Exchange:
         self._extra_headers.extend(headers)
         await self.answer(payload, status)
 
-    async def _write(self, data: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+    def _write(self, data: bytes) -> Awaitable[None]:
         self._written_at = time.monotonic()
+        return self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def _ping(self) -> None:
         while True:
