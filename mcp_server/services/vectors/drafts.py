@@ -58,7 +58,7 @@ class WriteDraft:
         self._sections, self._measure = sections, measure
         self._progress = progress
         self._vectors = vectors
-        self._model = model or indexer.model.model
+        self._model = model
         self._batch: Batch | None = None
         self._unchanged = unchanged
         # The version of the document that is there already, as wanted.
@@ -87,6 +87,8 @@ class WriteDraft:
             new = self._new = replace(new, pieces=pieces)
         if self._vectors is None:
             self._vectors = await indexer.embed(known, new.pieces, self._progress)
+        # Only now: a model that is not configured is known by what it answered first.
+        self._model = self._model or indexer.model.model
         self._batch = await indexer.draw(op, self._store, new, self._vectors, self._model)
         await indexer.engine.prepare(self._batch)
 
