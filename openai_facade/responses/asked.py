@@ -36,7 +36,8 @@ class Asked:
 
         What searches among them found is taken into `sources`.
         """
-        items = [*self.context.instructions, *self.context.items, *made]
+        context = self.context
+        items = context.readable([*context.instructions, *context.items, *made])
         sources.files.clear()
         messages = messages_of_items(items, sources)
         tools = self.tools

@@ -41,12 +41,14 @@ async def begin(
     continued = await answered_run(facade, principal, body, model_id)
     if continued is not None:
         return await _go_on(facade, principal, body, continued)
-    context = await load_context(facade.services.responses, memory, principal, body)
+    context = await load_context(facade.services.responses, memory, principal, body, facade.sealer)
     tools = await gather_tools(
         *(facade.bus, facade.services.outside_tools, principal, body, context.items)
     )
     answered = read_approvals(context, tools.calls)
-    messages_of_items(context.items, Sources())  # so that a gap shows before anything is told
+    messages_of_items(
+        context.readable(context.items), Sources()
+    )  # so that a gap shows before anything is told
     model, known_as = None, model_id
     if not model_id.startswith(AGENT_PREFIX):
         model, known_as = await facade.router.resolve(model_id)

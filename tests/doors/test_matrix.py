@@ -281,6 +281,11 @@ ASKED: dict[str, tuple[str, str, dict[str, Any] | None]] = {
         "/v1/responses",
         {"model": "default", "input": json.dumps(HELLO), "store": False},
     ),
+    "/v1/responses/compact": (
+        "model://default",
+        "/v1/responses/compact",
+        {"model": "default", "input": "An isthmus."},
+    ),
     "/v1/responses/input_tokens": (
         "model://default",
         "/v1/responses/input_tokens",
