@@ -145,6 +145,7 @@ async def open_runtime(
             chats=shared.chats,
             conversations=shared.conversations,
             files=FileService(operations, control, objects, vector_stores.leave_all),
+            idempotency=shared.idempotency,
             ingest=IngestService(operations, control, objects, vectors, parts.fetcher),
             keys=keys,
             kv=kv,

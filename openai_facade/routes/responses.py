@@ -15,6 +15,7 @@ from mcp_server.services.responses import model_uri
 from openai_facade.endpoint import declare
 from openai_facade.exchange import Exchange
 from openai_facade.facade import AGENT_PREFIX, Facade
+from openai_facade.idempotency import idempotent
 from openai_facade.responses import background
 from openai_facade.responses.agent_runs import cancelled_run, seen_as_response
 from openai_facade.responses.beginning import begin
@@ -61,8 +62,9 @@ def routes(facade: Facade) -> list[DeclaredRoute]:
     async def cancel(exchange: Exchange) -> None:
         await _cancel(facade, exchange)
 
+    once = idempotent(facade, create, only_background=True)
     return [
-        declare(facade, PATH, create, methods=["POST"], verb="run"),
+        declare(facade, PATH, once, methods=["POST"], verb="run"),
         declare(facade, f"{PATH}/input_tokens", input_tokens, methods=["POST"], verb="read"),
         declare(facade, ONE, retrieve, methods=["GET"], verb="read"),
         declare(facade, ONE, delete, methods=["DELETE"], verb="write"),

@@ -12,6 +12,7 @@ from mcp_server.doors import DeclaredRoute
 from mcp_server.services.vector_stores.files import VectorFiles
 from openai_facade.exchange import Exchange
 from openai_facade.facade import Facade
+from openai_facade.idempotency import idempotent
 from openai_facade.vector_doors import declaring
 from openai_facade.wire.pages import list_object, query_of
 from openai_facade.wire.vector_files import (
@@ -38,13 +39,13 @@ def routes(facade: Facade) -> list[DeclaredRoute]:
     """Give the routes of this resource; that of the content stands before what would take it for an id."""
     route, resource = declaring(facade), _Resource(facade)
     return [
-        route(_FILES, "POST", "write", resource.create),
+        route(_FILES, "POST", "write", idempotent(facade, resource.create)),
         route(_FILES, "GET", "read", resource.list),
         route(f"{_FILE}/content", "GET", "read", resource.content),
         route(_FILE, "GET", "read", resource.retrieve),
         route(_FILE, "POST", "write", resource.update),
         route(_FILE, "DELETE", "write", resource.delete),
-        route(_BATCHES, "POST", "write", resource.create_batch),
+        route(_BATCHES, "POST", "write", idempotent(facade, resource.create_batch)),
         route(_BATCH, "GET", "read", resource.retrieve_batch),
         route(f"{_BATCH}/cancel", "POST", "write", resource.cancel_batch),
         route(f"{_BATCH}/files", "GET", "read", resource.list_batch),

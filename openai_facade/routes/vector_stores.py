@@ -13,6 +13,7 @@ from mcp_server.doors import DeclaredRoute
 from mcp_server.services.vector_stores import VectorStoreService
 from openai_facade.exchange import Exchange
 from openai_facade.facade import Facade
+from openai_facade.idempotency import idempotent
 from openai_facade.query_rewriting import rewritten
 from openai_facade.vector_doors import declaring
 from openai_facade.wire.pages import list_object, query_of
@@ -30,7 +31,7 @@ def routes(facade: Facade) -> list[DeclaredRoute]:
     """Give the routes of this resource."""
     route, resource = declaring(facade), _Resource(facade)
     return [
-        route(_ALL, "POST", "write", resource.create),
+        route(_ALL, "POST", "write", idempotent(facade, resource.create)),
         route(_ALL, "GET", "read", resource.list),
         route(_ONE, "GET", "read", resource.retrieve),
         route(_ONE, "POST", "write", resource.update),
