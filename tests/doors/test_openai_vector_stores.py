@@ -16,7 +16,7 @@ from sqlalchemy import text
 
 from mcp_server.auth.principal import OWNER, Principal
 from mcp_server.services.ingest import Origin, Read
-from mcp_server.services.vector_stores.keeping import delete_expired
+from mcp_server.services.vector_stores.keeping import delete_expired, forget_batches
 from tests.doors.live import Live, open_live
 
 LAND = "An isthmus is a narrow strip of land that joins two larger lands and parts two seas."
@@ -380,6 +380,15 @@ async def test_a_batch_is_cancelled_and_what_was_read_stays(
     assert {hit.file_id for hit in found.data} == {ids[0], ids[2]}
     ended = await client.vector_stores.file_batches.retrieve(batch.id, vector_store_id=store.id)
     assert (ended.status, ended.file_counts.cancelled) == ("cancelled", 2)
+
+    control = live.runtime.engines.control
+    async with control.begin() as tx:
+        old = text("update vector_file_batches set created_at = now() - interval '31 days'")
+        await tx.execute(old)
+    await forget_batches(control)
+    with pytest.raises(openai.NotFoundError):
+        await client.vector_stores.file_batches.retrieve(batch.id, vector_store_id=store.id)
+    assert (await client.vector_stores.retrieve(store.id)).file_counts.completed == 2
 
 
 async def test_files_whose_key_died_fail_and_say_so(

@@ -40,6 +40,7 @@ STATEMENTS: tuple[str, ...] = (
         created_at timestamptz not null default now()
     )
     """,
+    "create index vector_file_batches_age on vector_file_batches (created_at)",
     "create index vector_file_batches_store on vector_file_batches (store)",
     # One row for each time a file was given to a store. Its document, once there is one, has the text,
     # the attributes and the usage; documents that came another way have no row here.
@@ -51,7 +52,7 @@ STATEMENTS: tuple[str, ...] = (
         file text collate "C" not null,
         -- Not any more: it was given again, or taken out, and only its batch still counts it.
         present boolean not null default true,
-        batch text references vector_file_batches (id) on delete cascade,
+        batch text references vector_file_batches (id) on delete set null,
         run text not null,
         status text not null default 'in_progress'
             check (status in ('in_progress', 'completed', 'failed', 'cancelled')),

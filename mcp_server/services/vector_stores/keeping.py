@@ -1,4 +1,4 @@
-"""Deletes vector stores some days after they have expired, while a process serves."""
+"""Deletes vector stores some days after they have expired, and batches of long ago, while a process serves."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import random
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -24,6 +24,19 @@ logger = logging.getLogger(__name__)
 GRACE_DAYS = 7
 EVERY_SECONDS = 600.0
 _BATCH = 100
+BATCH_DAYS = 30
+
+_OLD = text(
+    """
+    select id from vector_file_batches
+    where created_at < now() - make_interval(days => cast(:days as int))
+    order by created_at limit :limit for update skip locked
+    """
+)
+_GONE = text(
+    "delete from vector_store_files where not present and batch = any(cast(:batches as text[]))"
+)
+_FORGET = text("delete from vector_file_batches where id = any(cast(:batches as text[]))")
 
 
 async def delete_expired(control: AsyncEngine, engine: VectorEngine) -> int:
@@ -45,6 +58,15 @@ async def delete_expired(control: AsyncEngine, engine: VectorEngine) -> int:
             await _journal(tx, row.tenant, row.name)
             gone += 1
     return gone
+
+
+async def forget_batches(control: AsyncEngine) -> int:
+    """Delete batches of long ago, with what only they still count; return how many batches there were."""
+    async with control.begin() as tx:
+        ids = list(await tx.scalars(_OLD, {"days": BATCH_DAYS, "limit": _BATCH}))
+        await tx.execute(_GONE, {"batches": ids})
+        await tx.execute(_FORGET, {"batches": ids})
+    return len(ids)
 
 
 async def _journal(tx: AsyncConnection, tenant: str, name: str) -> None:
@@ -73,6 +95,8 @@ async def keeping_stores(
             await asyncio.sleep(every_seconds * random.uniform(0.5, 1.5))  # noqa: S311  no secret
             try:
                 await delete_expired(control, engine)
+                while await forget_batches(control) == _BATCH:
+                    pass
             except (SQLAlchemyError, OSError, AppError) as error:
                 logger.warning("vector stores: what has expired is deleted later (%s)", error)
 
