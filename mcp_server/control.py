@@ -17,6 +17,7 @@ from mcp_server.runs.stores import Stores
 from mcp_server.services import ControlServices
 from mcp_server.services.agents import AgentService, Tools
 from mcp_server.services.conversations import ConversationService
+from mcp_server.services.idempotency import open_idempotency
 from mcp_server.services.kept_turns import open_turns
 from mcp_server.services.media import Files, MediaService
 from mcp_server.services.models import open_models
@@ -85,11 +86,13 @@ async def open_control_services(
         open_models(operations, control, engines.router, engines.cache) as models,
         open_responses(operations, control) as responses,
         open_turns(operations, control) as turns,
+        open_idempotency(control) as idempotency,
     ):
         yield ControlServices(
             agents=AgentService(operations, control, models=engines.router.models, tools=tools),
             chats=ChatService(operations, control),
             conversations=ConversationService(operations, control),
+            idempotency=idempotency,
             keys=parts.keys,
             media=MediaService(operations, files, parts.fetcher),
             models=models,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 
 import anyio
@@ -22,11 +23,13 @@ class Answer:
         self.started = False
         self._ended = False
 
-    async def send(self, message: Message) -> None:
-        self.started = self.started or message["type"] == "http.response.start"
+    def send(self, message: Message) -> Awaitable[None]:
+        """Send one; no coroutine of its own, since a stream does this for each of its chunks."""
         if message["type"] == "http.response.body":
             self._ended = not message.get("more_body", False)
-        await self._send(message)
+        elif message["type"] == "http.response.start":
+            self.started = True
+        return self._send(message)
 
     async def end(self) -> None:
         """End a stream that was cut, so that its client sees an end and not a broken line."""

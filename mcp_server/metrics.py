@@ -134,12 +134,12 @@ class RequestCounter:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         answered = False
 
-        async def noted(message: Message) -> None:
+        def noted(message: Message) -> Awaitable[None]:
             nonlocal answered
             if message["type"] == "http.response.start":
                 answered = True
                 self._count(door_of(scope), message["status"])
-            await send(message)
+            return send(message)
 
         status = CLIENT_GONE
         try:

@@ -40,7 +40,7 @@ from mcp_server.services.media import StoredFiles
 from mcp_server.services.objects import collecting
 from mcp_server.services.objects.links import LinkService
 from mcp_server.services.objects.uploads import UploadService
-from mcp_server.services.run_results import TOOL_KIND
+from mcp_server.services.run_results import INGESTION_KIND, TOOL_KIND
 from mcp_server.services.schedules import ScheduleService
 from mcp_server.services.sql import SqlService
 from mcp_server.services.standing_keeper import keeping_standing
@@ -49,6 +49,9 @@ from mcp_server.services.tool_work import ToolWork
 from mcp_server.services.triggers import TriggerService
 from mcp_server.services.undo import UndoService
 from mcp_server.services.units import UnitStores, open_units
+from mcp_server.services.vector_stores import VectorStoreService
+from mcp_server.services.vector_stores.keeping import keeping_stores
+from mcp_server.services.vector_stores.work import IngestionWork
 from mcp_server.services.vectors import VectorService
 from mcp_server.services.vectors.keeping import keeping_versions
 from mcp_server.services.vectors.reading import queries_at_once
@@ -118,6 +121,7 @@ async def open_runtime(
         )
         await stack.enter_async_context(keeping_kv(control, settings.undo_days))
         await stack.enter_async_context(keeping_versions(control, settings.undo_days))
+        await stack.enter_async_context(keeping_stores(control, engines.vectors))
         standing = _standing(engines, operations, stores, declared, settings)
         kv = KvService(operations, control, cache=engines.cache, undo_days=settings.undo_days)
         vectors = VectorService(
@@ -132,12 +136,16 @@ async def open_runtime(
         shared = await stack.enter_async_context(
             open_control_services(parts, list_tools, StoredFiles(objects))
         )
+        vector_stores = VectorStoreService(
+            *(operations, control, engines.vectors, engines.embedder, vectors, runs)
+        )
         services = Services(
             agents=shared.agents,
             changes=ChangeService(operations, control),
             chats=shared.chats,
             conversations=shared.conversations,
-            files=FileService(operations, control, objects),
+            files=FileService(operations, control, objects, vector_stores.leave_all),
+            idempotency=shared.idempotency,
             ingest=IngestService(operations, control, objects, vectors, parts.fetcher),
             keys=keys,
             kv=kv,
@@ -155,6 +163,7 @@ async def open_runtime(
             undo=UndoService(operations, control, {"kv": kv, "object": objects, "vector": vectors}),
             units=units,
             uploads=UploadService(operations, control, objects, settings.max_object_bytes),
+            vector_stores=vector_stores,
             vectors=vectors,
         )
         await check_sql_tools(settings.sql_tools, services.sql)
@@ -178,6 +187,9 @@ async def open_runtime(
         late.append(Bus(InProcess(server)))
         slots = settings.run_concurrency if concurrency is None else concurrency
         works = _works(engines, keys, stores, server, late[0])
+        works[INGESTION_KIND] = IngestionWork(
+            *(control, operations, services.files, services.ingest, vectors, keys.scopes_now)
+        )
         worker = slots and await stack.enter_async_context(
             open_worker(
                 *(stores, works, engines.wake),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from anyio import CancelScope
@@ -20,7 +21,12 @@ from openai_facade.exchange import Exchange
 from openai_facade.facade import AGENT_PREFIX, Facade
 from openai_facade.translate.loop_answer import Trace
 from openai_facade.translate.mcp_opt_in import asks_for_servers, require_one_answer
-from openai_facade.translate.run_events import loop_event, run_failure
+from openai_facade.translate.run_events import (
+    ApprovalAsked,
+    approval_asked,
+    loop_event,
+    run_failure,
+)
 from openai_facade.translate.run_text import RunText
 from openai_facade.wire.faults import unsupported
 
@@ -60,10 +66,11 @@ async def answer_as_agent(
 
 async def agent_events(
     facade: Facade, principal: Principal, body: ChatRequest
-) -> AsyncGenerator[LoopEvent, None]:
+) -> AsyncGenerator[LoopEvent | ApprovalAsked, None]:
     """Run the agent that the model id of a chat body names, and give what its loop tells.
 
-    To close this cancels the run.
+    Where the run waits for a person's approval, this ends with the question and a Finished, and the
+    run waits on. To close this before cancels the run.
 
     Raises:
         AppError: there is no such agent, the request does not fit, or the run failed.
@@ -71,8 +78,29 @@ async def agent_events(
     _require_no_tools(body)
     run = await _unbroken(_start(facade, principal, body))
     text = RunText(whole_turns=wants_json(body))
-    async with aclosing(_follow(facade, principal, run["run"], text)) as events:
+    followed = _follow(facade, principal, run["run"], text, waits=False)
+    async with aclosing(followed) as events:
         async for event in events:
+            yield event
+
+
+async def agent_goes_on(
+    facade: Facade, principal: Principal, run: str, after: int
+) -> AsyncGenerator[LoopEvent | ApprovalAsked, None]:
+    """Give what the loop of an agent's run tells after event `after`; to close this leaves the run alone.
+
+    Raises:
+        AppError: the run failed.
+    """
+    text = RunText(whole_turns=False)
+    followed = _follow(facade, principal, run, text, after=after, waits=False, own=False)
+    begun = False
+    async with aclosing(followed) as events:
+        async for event in events:
+            if isinstance(event, TextDelta) and not begun:
+                begun, event = True, replace(event, text=event.text.lstrip("\n"))  # noqa: PLW2901
+                if not event.text:
+                    continue
             yield event
 
 
@@ -90,14 +118,28 @@ async def _start(facade: Facade, principal: Principal, body: ChatRequest) -> Run
 
 
 async def _follow(
-    facade: Facade, principal: Principal, run: str, text: RunText
-) -> AsyncGenerator[LoopEvent, None]:
+    facade: Facade,
+    principal: Principal,
+    run: str,
+    text: RunText,
+    *,
+    after: int = 0,
+    waits: bool = True,
+    own: bool = True,
+) -> AsyncGenerator[Any, None]:
+    """Follow a run; unless this `waits` for a person as well, an approval that it asks is the end."""
     runs = facade.services.runs
     last: dict[str, Any] = {}
     ended = False
     try:
-        async with aclosing(runs.follow(principal, run)) as events:
+        async with aclosing(runs.follow(principal, run, after)) as events:
             async for last in events:
+                asked = None if waits else await _open_approval(facade, principal, run, last)
+                if asked is not None:
+                    ended = True
+                    yield asked
+                    yield Finished({"role": "assistant"}, "tool_calls", {}, [])
+                    return
                 for delta in text.feed(last):
                     yield delta
                 event = loop_event(last)
@@ -109,9 +151,23 @@ async def _follow(
         ended = True
         raise run_failure(last)
     finally:
-        if not ended:
+        if own and not ended:
             with CancelScope(shield=True):
                 await runs.cancel(principal, run)
+
+
+async def _open_approval(
+    facade: Facade, principal: Principal, run: str, event: dict[str, Any]
+) -> ApprovalAsked | None:
+    """Give the approval that an event of a run asks for, if it is still open."""
+    if event["type"] != "status" or event["status"] != "input_required":
+        return None
+    asked = approval_asked(run, event["request"])
+    if asked is None:
+        return None
+    now = await facade.services.runs.get(principal, run)
+    still = now["request"] is not None and now["request"]["id"] == event["request"]["id"]
+    return asked if still else None
 
 
 async def _unbroken(starting: Awaitable[RunItem]) -> RunItem:

@@ -43,6 +43,10 @@ class Delivery:
         self._keep = keep
         self._kept_id = kept_id
         self._collected = Collected() if keep is not None and self.streams else None
+        # Of most streams, chunks get no more than the name.
+        self._plain = not (
+            self.include_usage or self._old or self._tier or self._kept_id or self._collected
+        )
 
     async def whole(self, completion: Completion) -> None:
         """Answer in one piece."""
@@ -58,15 +62,18 @@ class Delivery:
         """Begin a stream: status 200 goes out."""
         return self._exchange.open_stream()
 
-    async def chunk(self, chunk: Chunk) -> None:
+    def chunk(self, chunk: Chunk) -> Awaitable[None]:
         """Tell one chunk; it is changed."""
-        await self._exchange.event(self._told(chunk))
+        return self._exchange.event(self._told(chunk))
 
-    async def chunks(self, batch: Batch) -> None:
+    def chunks(self, batch: Batch) -> Awaitable[None]:
         """Tell chunks that came together, in one write; they are changed."""
-        await self._exchange.events(map(self._told, batch))
+        return self._exchange.events(map(self._told, batch))
 
     def _told(self, chunk: Chunk) -> bytes:
+        if self._plain:
+            chunk["model"] = self.model_id
+            return orjson.dumps(chunk)
         self._mark(chunk)
         if self.include_usage:
             chunk.setdefault("usage", None)

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -25,6 +33,7 @@ _STREAM: list[Header] = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),  # nginx would hold events back
 ]
+_OK = 200
 _PING = b": ping\n\n"
 _DONE = b"data: [DONE]\n\n"
 
@@ -41,6 +50,9 @@ class Exchange:
         self.id = request_id(scope)
         # Whether it was counted against the caller's rate.
         self.counted = False
+        # What keeps a successful answer before it is told; then a client that leaves ends nothing.
+        self.keeping: Callable[[bytes], Awaitable[None]] | None = None
+        self._body: bytes | None = None
         self._extra_headers: list[Header] = []
         self._receive = receive
         self._send = send
@@ -121,11 +133,14 @@ class Exchange:
         raise ClientGone
 
     async def _read(self) -> bytes:
+        if self._body is not None:
+            return self._body
         pieces: list[bytes] = []
         while (message := await self._receive())["type"] == "http.request":
             pieces.append(message.get("body", b""))
             if not message.get("more_body"):
-                return b"".join(pieces)
+                self._body = b"".join(pieces)
+                return self._body
         raise ClientGone
 
     def forbid_retry(self) -> None:
@@ -138,6 +153,9 @@ class Exchange:
 
         The request's body must have been read: what comes after it can only be the disconnect.
         """
+        if self.keeping is not None:
+            yield
+            return
         with CancelScope() as scope:
             watcher = asyncio.create_task(self._watch(scope))
             try:
@@ -152,6 +170,8 @@ class Exchange:
 
     async def answer(self, payload: bytes, status: int = 200) -> None:
         """Send a whole JSON answer."""
+        if self.keeping is not None and status == _OK:
+            await self.keeping(payload)
         self._ended = True
         headers = [
             _JSON,
@@ -206,9 +226,9 @@ class Exchange:
         finally:
             pinger.cancel()
 
-    async def event(self, payload: bytes) -> None:
+    def event(self, payload: bytes) -> Awaitable[None]:
         """Send one event in one write: some parsers lose an event that comes in two pieces."""
-        await self._write(b"data: " + payload + b"\n\n")
+        return self._write(b"data: " + payload + b"\n\n")
 
     async def typed_event(self, event: Mapping[str, Any]) -> None:
         """Send one numbered event under its type, as the streams of responses have them, in one write."""
@@ -220,9 +240,9 @@ class Exchange:
         self._ended = True
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def events(self, payloads: Iterable[bytes]) -> None:
+    def events(self, payloads: Iterable[bytes]) -> Awaitable[None]:
         """Send several events in one write, each of them whole."""
-        await self._write(b"".join([b"data: " + payload + b"\n\n" for payload in payloads]))
+        return self._write(b"data: " + b"\n\ndata: ".join(payloads) + b"\n\n")
 
     async def done(self) -> None:
         """End the stream as OpenAI does."""
@@ -251,9 +271,9 @@ class Exchange:
         self._extra_headers.extend(headers)
         await self.answer(payload, status)
 
-    async def _write(self, data: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+    def _write(self, data: bytes) -> Awaitable[None]:
         self._written_at = time.monotonic()
+        return self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def _ping(self) -> None:
         while True:

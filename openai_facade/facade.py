@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mcp_server.ingest.embed import Embedder
     from mcp_server.llm.router import Router
     from mcp_server.operation import Operation, Operations
+    from mcp_server.sealing import Sealer
     from mcp_server.services import ControlServices, Services
     from openai_facade.exchange import Exchange
 
@@ -40,7 +41,7 @@ def no_default_servers(principal: Principal, model: str) -> tuple[str, ...]:
 class Facade:
     """Opened once per process; `created` (Unix seconds) dates what has no date of its own.
 
-    `data_services` are there unless the process has no data engines.
+    `sealer` seals what clients keep for the server. `data_services` are there unless the process has no data engines.
     """
 
     router: Router
@@ -48,6 +49,7 @@ class Facade:
     services: ControlServices
     operations: Operations
     embedder: Embedder
+    sealer: Sealer
     data_services: Services | None = None
     default_mcp_servers: DefaultServers = no_default_servers
     limits: LoopLimits = field(default_factory=LoopLimits)

@@ -71,6 +71,7 @@ class Caller:
             message=f"May the agent call {call.name} with {shown}{more}?",
             schema=APPROVAL,
             kind="approval",
+            call={"name": call.name, "arguments": call.arguments or "{}"},
         )
         approved, reason = _read_approval(answer)
         if approved:

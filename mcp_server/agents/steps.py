@@ -66,8 +66,12 @@ class Steps(Protocol):
         message: str,
         schema: dict[str, Any] | None = ...,
         kind: Literal["approval", "question"] = ...,
+        call: Mapping[str, str] | None = ...,
     ) -> Any:
-        """Return a person's answer; while there is none it must not return: the attempt ends here."""
+        """Return a person's answer; while there is none it must not return: the attempt ends here.
+
+        `call` is the call that an approval is about: its tool's `name` and `arguments`, as JSON text.
+        """
         ...
 
 

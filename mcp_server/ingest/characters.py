@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 
-from mcp_server.ingest.source import MAX_TEXT_CHARACTERS, Source, Unreadable
+from mcp_server.ingest.source import MAX_TEXT_CHARACTERS, Source, UnknownKind, Unreadable
 
 _MARKS = (  # the longer first: UTF-32's begins with UTF-16's
     (codecs.BOM_UTF8, "utf-8"),
@@ -79,7 +79,7 @@ def _decoded(source: Source) -> str:
     except UnicodeDecodeError as error:
         reason = error
     if _CONTROL & set(body[:_SAMPLE]):
-        raise Unreadable("it is no text, and of no kind that can be read") from reason
+        raise UnknownKind("it is no text, and of no kind that can be read") from reason
     return _strict(body, _guess(body))
 
 

@@ -9,7 +9,13 @@ from typing import Protocol, cast
 
 from mcp_server.ingest import parse
 from mcp_server.ingest.parsed import Parsed
-from mcp_server.ingest.source import MAX_SECTIONS, MAX_TEXT_CHARACTERS, Source, Unreadable
+from mcp_server.ingest.source import (
+    MAX_SECTIONS,
+    MAX_TEXT_CHARACTERS,
+    Source,
+    UnknownKind,
+    Unreadable,
+)
 
 _HEAD = 4096
 # Types that say nothing: given by whoever did not know better.
@@ -62,7 +68,7 @@ def find(media_type: str, source: Source) -> str:
         return "text"
     if media_type.endswith(("+json", "+xml")):
         return "json" if media_type.endswith("json") else "code"
-    raise Unreadable(
+    raise UnknownKind(
         f"{media_type[:80]} is of no kind that can be read ({', '.join(sorted(known))})"
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -40,6 +40,10 @@ class Measure(Protocol):
         """Return the measure to cut by instead if one of the chunks is too much by itself, None if none is."""
         ...
 
+    def leads(self, text: str, starts: Sequence[int]) -> list[int]:
+        """Return where what each chunk is found by begins: at its start, or before it."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Words:
@@ -63,19 +67,28 @@ class Words:
         del bodies
         return None
 
+    def leads(self, text: str, starts: Sequence[int]) -> list[int]:
+        """Return the starts: these chunks do not overlap."""
+        del text
+        return list(starts)
+
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """At most `most` tokens of o200k_base, the vocabulary of OpenAI's models."""
+    """At most `most` tokens of o200k_base, the vocabulary of OpenAI's models.
+
+    `overlap` of them are those before the chunk: it is found by them too.
+    """
 
     most: int
+    overlap: int = 0
     ends: int = _ENDS
     most_characters: float = float("inf")
     most_word: int = 16  # at four tokens a character they fit into the smallest chunk
 
     @property
     def most_cost(self) -> float:
-        return self.most - self.ends
+        return self.most - self.overlap - self.ends
 
     def over(self, text: str) -> Cost:
         """Return the costs: the tokens that begin in a part of the text."""
@@ -89,9 +102,17 @@ class Tokens:
 
     def stricter(self, bodies: Iterable[str]) -> Measure | None:
         """Return one that leaves more room for ends that are cut anew, as rare scripts need."""
-        if self.ends >= _MOST_ENDS or all(count_tokens(body) <= self.most for body in bodies):
+        most = self.most - self.overlap
+        if self.ends >= _MOST_ENDS or all(count_tokens(body) <= most for body in bodies):
             return None
-        return Tokens(self.most, 2 * self.ends)
+        return Tokens(self.most, self.overlap, 2 * self.ends)
+
+    def leads(self, text: str, starts: Sequence[int]) -> list[int]:
+        """Return where what a chunk is found by begins, for each place at which one starts."""
+        if not self.overlap:
+            return list(starts)
+        tokens = _token_starts(text)
+        return [tokens[max(0, bisect_left(tokens, start) - self.overlap)] for start in starts]
 
 
 def _by_kind(kind: str | None, start: int, end: int) -> float:

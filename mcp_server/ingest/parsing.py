@@ -17,7 +17,7 @@ import anyio.to_thread
 from mcp_server.errors import AppError, InvalidInput, Unavailable
 from mcp_server.ingest import formats, parse_process
 from mcp_server.ingest.parsed import Parsed, Section
-from mcp_server.ingest.source import MAX_TEXT_CHARACTERS, Source, Unreadable
+from mcp_server.ingest.source import MAX_TEXT_CHARACTERS, Source, UnknownKind, Unreadable
 
 MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
 AT_ONCE = 2
@@ -27,6 +27,10 @@ _MOST_ANSWER_BYTES = MAX_TEXT_CHARACTERS * 8
 _READ_BYTES = 1 << 20
 # All that the child process gets of our environment: no setting, no secret.
 _PASSED_ON = ("PATH", "PYTHONPATH", "PYTHONHOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
+
+
+class UnsupportedDocument(InvalidInput):
+    """It is of a kind that is not read here, however whole it is."""
 
 
 class Places(Protocol):
@@ -61,7 +65,8 @@ class Parser:
         try:
             return await self._read(body, content_type, name, tenant)
         except Unreadable as error:
-            raise InvalidInput(f"{param}: {error}", param=param) from error
+            kind = UnsupportedDocument if isinstance(error, UnknownKind) else InvalidInput
+            raise kind(f"{param}: {error}", param=param) from error
 
     async def _read(self, body: bytes, content_type: str | None, name: str, tenant: str) -> Parsed:
         if len(body) > MAX_DOCUMENT_BYTES:

@@ -13,6 +13,10 @@ class Unreadable(ValueError):
     """A document that has no text; the message says why, for whoever sent it."""
 
 
+class UnknownKind(Unreadable):
+    """A document of a kind that is not read at all."""
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """The bytes of a document, and what was declared of them: `charset`, `name` (of a file or a URL)."""

@@ -13,6 +13,7 @@ import orjson
 from mcp_server.errors import InvalidInput, Timeout, Unavailable
 from mcp_server.llm import TookTooLong
 from mcp_server.llm.api_errors import refusal
+from mcp_server.llm.silence import Silence
 from mcp_server.llm.sse import EventParser, LineTooLongError
 from mcp_server.llm.terms import Terms
 
@@ -82,20 +83,20 @@ class ApiClient:
                 await self._require_ok(response)
                 if response.content_type == "application/json":
                     raise refusal(await self._json(response), 502, self.name)
-                parser = EventParser()
-                waits = True
-                async for received in response.content.iter_any():
-                    events = parser.feed(received)
-                    if not events:
-                        continue
-                    if waits:
-                        waits = False
-                        self._expect_tokens(response)
-                    if _DONE in events:
-                        await _drain(response)
-                        yield [*events[: events.index(_DONE)], None]
-                        return
-                    yield cast("list[bytes | None]", events)
+                parser, begun = EventParser(), False
+                with Silence(response) as silence:
+                    while received := await silence.read():
+                        events = parser.feed(received)
+                        if not events:
+                            continue
+                        if not begun:  # the first token has come
+                            begun = True
+                            silence.begin(self._terms.between_tokens_seconds)
+                        if _DONE in events:
+                            await _drain(response)
+                            yield [*events[: events.index(_DONE)], None]
+                            return
+                        yield cast("list[bytes | None]", events)
                 last = parser.finish()
                 if last:
                     yield [None if event == _DONE else event for event in last]
@@ -159,15 +160,6 @@ class ApiClient:
             raise
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             raise NotAnswered(f"{self.name} closes the connection without an answer.") from error
-
-    def _expect_tokens(self, response: aiohttp.ClientResponse) -> None:
-        """Wait less from now on: the first token has come."""
-        terms = self._terms
-        if terms.between_tokens_seconds < terms.first_token_seconds and response.connection:
-            protocol = response.connection.protocol
-            if protocol is not None:
-                protocol.read_timeout = terms.between_tokens_seconds
-                protocol.start_timeout()
 
     def _session(self) -> aiohttp.ClientSession:
         if self._opened is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast
 
 from mcp_server.llm import ChatRequest, Chunk, Model
 
@@ -12,7 +12,6 @@ Batch = list[Chunk]
 """Chunks in their order, at least one."""
 
 
-@runtime_checkable
 class Batching(Protocol):
     """A model that knows which chunks came together. The terms of `Model.stream` hold."""
 
@@ -23,8 +22,9 @@ class Batching(Protocol):
 
 def batches_of(model: Model, request: ChatRequest) -> AsyncGenerator[Batch, None]:
     """Stream an answer in batches, of one chunk each if the model knows no others."""
-    if isinstance(model, Batching):
-        return model.stream_batches(request)
+    # `isinstance` of a Protocol walks through its members by name, each time.
+    if getattr(model, "stream_batches", None) is not None:
+        return cast("Batching", model).stream_batches(request)
     return _singles(model.stream(request))
 
 

@@ -74,9 +74,9 @@ class Metered:
         try:
             async with aclosing(batches_of(self._model, asked)) as batches:
                 async for batch in batches:
+                    chunks += len(batch)
                     for chunk in batch:
                         usage = chunk.get("usage") or usage
-                    chunks += len(batch)
                     told = batch if shown else _without_usage(batch)
                     if told:
                         yield told
@@ -102,6 +102,8 @@ class Metered:
 
 
 def _without_usage(batch: Batch) -> Batch:
+    if not any("usage" in chunk for chunk in batch):
+        return batch
     kept: Batch = []
     for chunk in batch:
         if "usage" in chunk and chunk.pop("usage") and not chunk.get("choices"):

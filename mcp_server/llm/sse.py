@@ -31,6 +31,9 @@ class EventParser:
         if b"\r" in received:
             self._after_cr = received.endswith(b"\r")
             received = received.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        if not self._rest and not self._data and _is_plain(received):
+            self._started = True
+            return received[6:-2].split(b"\n\ndata: ")
         lines = (self._rest + received).split(b"\n")
         self._rest = lines.pop()
         if lines and not self._started:
@@ -54,3 +57,12 @@ class EventParser:
                 events.append(data[0] if len(data) == 1 else b"\n".join(data))
                 data.clear()
         return events
+
+
+def _is_plain(received: bytes) -> bool:
+    """Tell whether this is whole events of one line of data each, as nearly every read is."""
+    return (
+        received.startswith(b"data: ")
+        and received.endswith(b"\n\n")
+        and received.count(b"\n") == 2 * received.count(b"\n\ndata: ") + 2
+    )

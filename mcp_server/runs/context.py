@@ -192,6 +192,7 @@ class RunContext:
         schema: dict[str, Any] | None = None,
         kind: Literal["approval", "question"] = "question",
         parts: Mapping[str, Mapping[str, Any]] | None = None,
+        call: Mapping[str, str] | None = None,
     ) -> Any:
         """Return the answer to a question, or end this attempt until there is one.
 
@@ -200,7 +201,8 @@ class RunContext:
         again later. `schema` is the JSON schema of the answer.
 
         `parts` are what is asked at once and may be answered one by one, each `{message, schema}` by
-        its name; the answer is an object with one value for each name.
+        its name; the answer is an object with one value for each name. `call` is the call that an
+        approval is about, `{name, arguments}`.
         """
         if name in self._results:
             return self._results[name]
@@ -212,6 +214,8 @@ class RunContext:
             "message": clean(message),
             "schema": schema,
         }
+        if call is not None:
+            request["call"] = clean(dict(call))
         if parts is not None:
             request["parts"] = {part: dict(asked) for part, asked in parts.items()}
         return await self._part(Asked(name, request))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 from sqlalchemy import ColumnElement, Row, Table, func, not_, or_, select, update
@@ -132,8 +133,13 @@ async def stop_dead(
 ) -> int:
     """Stop those whose key is dead, or has lost the right to what they start; return how many.
 
-    One query while all is well: only a key whose scopes are not what it granted is looked at closer.
+    One query while all is well, which holds nothing and needs no transaction; only a key whose scopes
+    are not what it granted is looked at closer.
     """
+    at_once = control.execution_options(isolation_level="AUTOCOMMIT")
+    async with at_once.connect() as connection:
+        if (await connection.execute(_any_suspect(table))).first() is None:
+            return 0
     async with control.begin() as tx:
         rows = (await tx.execute(_suspects(table))).all()
         count = 0
@@ -166,13 +172,21 @@ def _refusal(starter: Starter, found: Standing, scopes: list[str]) -> str | None
 
 
 def _suspects(table: Table) -> Any:
+    return _suspicious(table).with_for_update(of=table, skip_locked=True)
+
+
+@cache  # asked several times a second: to build it takes longer than to run it
+def _any_suspect(table: Table) -> Any:
+    return _suspicious(table).with_only_columns(table.c.id).limit(1)
+
+
+def _suspicious(table: Table) -> Any:
     dead = or_(api_keys.c.id.is_(None), _dead())
     return (
         select(table, api_keys.c.scopes.label("key_scopes"), dead.label("dead"))
         .outerjoin(api_keys, api_keys.c.id == table.c.key_id)
         .where(table.c.enabled, table.c.stopped.is_(None), table.c.key_id.is_not(None))
         .where(or_(dead, not_(table.c.grant_scopes.contained_by(api_keys.c.scopes))))
-        .with_for_update(of=table, skip_locked=True)
     )
 
 

@@ -127,14 +127,20 @@ class Sweep:
         told = {"status": status, "error": encode_json(error)}
         told["told"] = encode_json([status_event(status, error)])
         ended: list[str] = []
-        while True:
+        while await self._is_any(due):
             async with self._control.begin() as tx:
                 ids = list(await tx.scalars(due, {"batch": BATCH}))
                 if not ids:
-                    return ended
+                    break
                 rows = (await tx.execute(_END, {"ids": ids, **told})).all()
                 await journalled(tx, self._record, rows)
             ended += ids
+        return ended
+
+    async def _is_any(self, due: TextClause) -> bool:
+        """Look without a transaction, whose two further round trips would nearly always be for nothing."""
+        async with self._at_once.connect() as connection:
+            return (await connection.execute(due, {"batch": 1})).first() is not None
 
     async def _delete(self, statement: TextClause, given: dict[str, Any]) -> int:
         deleted = 0

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from mcp_server.services.changes import ChangeService
     from mcp_server.services.conversations import ConversationService
     from mcp_server.services.files import FileService
+    from mcp_server.services.idempotency import IdempotencyService
     from mcp_server.services.ingest import IngestService
     from mcp_server.services.kept_turns import TurnService
     from mcp_server.services.kv import KvService
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from mcp_server.services.triggers import TriggerService
     from mcp_server.services.undo import UndoService
     from mcp_server.services.units import UnitService
+    from mcp_server.services.vector_stores import VectorStoreService
     from mcp_server.services.vectors import VectorService
 
 
@@ -38,6 +40,7 @@ class ControlServices:
     agents: AgentService
     chats: ChatService
     conversations: ConversationService
+    idempotency: IdempotencyService
     keys: KeyService
     media: MediaService
     models: ModelService
@@ -63,4 +66,5 @@ class Services(ControlServices):
     undo: UndoService
     units: UnitService
     uploads: UploadService
+    vector_stores: VectorStoreService
     vectors: VectorService

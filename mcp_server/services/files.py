@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -67,13 +67,24 @@ class _FileDraft(WriteDraft):
         self._payload = replace(found, id=self.at.key)
 
 
-class FileService:
-    """Every method is one operation on `object://files/ID`."""
+async def _nowhere(principal: Principal, file_id: str) -> None:
+    del principal, file_id
 
-    def __init__(self, operation: Operations, control: AsyncEngine, objects: ObjectService) -> None:
+
+class FileService:
+    """Every method is one operation on `object://files/ID`; `leave` takes a file out of where it was read into."""
+
+    def __init__(
+        self,
+        operation: Operations,
+        control: AsyncEngine,
+        objects: ObjectService,
+        leave: Callable[[Principal, str], Awaitable[None]] = _nowhere,
+    ) -> None:
         self._operation = operation
         self._control = control
         self._objects = objects
+        self._leave = leave
 
     async def create(
         self,
@@ -122,7 +133,7 @@ class FileService:
         return found
 
     async def delete(self, principal: Principal, file_id: str) -> None:
-        """Delete a file.
+        """Delete a file, and what was read of it from every vector store that the caller may write.
 
         Raises:
             UnknownFile: there is none.
@@ -132,6 +143,7 @@ class FileService:
             row = await manifest.find(self._control, at)
             if row is None or row.id != row.key:
                 raise _unknown(file_id)
+            await self._leave(principal, file_id)  # first: it is begun again if it breaks off
             if not (await self._objects.delete(principal, BUCKET, file_id))["deleted"]:
                 raise _unknown(file_id)
 

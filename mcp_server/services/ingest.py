@@ -33,12 +33,14 @@ class Origin:
     """Where a document is: exactly one of `text`, `object` (`BUCKET/KEY` or a file's id) and `url`.
 
     `content_type` says what it is; by default what is stored of the object, or what the URL answers.
+    `filename` is what the object was called where it came from, if its key does not tell.
     """
 
     text: str | None = None
     object: str | None = None
     url: str | None = None
     content_type: str | None = None
+    filename: str | None = None
 
     def check(self) -> None:
         """Check that one of the three is given.
@@ -127,7 +129,7 @@ class IngestService:
         if origin.url is not None:
             return await self._from_url(principal, origin.url, origin.content_type)
         if origin.object is not None:
-            return await self._from_object(principal, origin.object, origin.content_type)
+            return await self._from_object(principal, origin.object, origin)
         text, kind = origin.text or "", origin.content_type
         if kind is None:
             return Read(Parsed(text))
@@ -163,7 +165,7 @@ class IngestService:
             if cursor is None:
                 return found
 
-    async def _from_object(self, principal: Principal, name: str, content_type: str | None) -> Read:
+    async def _from_object(self, principal: Principal, name: str, origin: Origin) -> Read:
         bucket, key = address_of(name)
         info, stream = await self._objects.open(principal, bucket, key)
         async with aclosing(stream):
@@ -174,8 +176,10 @@ class IngestService:
                     param="object",
                 )
             body = b"".join([part async for part in stream])
-        kind = content_type or info["content_type"]
-        parsed = await self._parser.parse(body, kind, key, param="object", tenant=principal.tenant)
+        kind, called = origin.content_type or info["content_type"], origin.filename or key
+        parsed = await self._parser.parse(
+            body, kind, called, param="object", tenant=principal.tenant
+        )
         return Read(parsed, f"object://{bucket}/{key}")
 
     async def _from_url(self, principal: Principal, url: str, content_type: str | None) -> Read:

@@ -21,6 +21,19 @@ APPROVAL: dict[str, Any] = {
 DECLINED = {"isthmus/declined": True}
 
 
+_ELSEWHERE = "isthmus/elsewhere"
+
+
+def elsewhere(decisions: Mapping[str, bool]) -> dict[str, Any]:
+    """Return the answer of a run that ends where it is: what it asked was decided in another one."""
+    return {_ELSEWHERE: dict(decisions)}
+
+
+def decided_elsewhere(answer: Any) -> dict[str, bool] | None:
+    """Return what was decided in another run, None if the answer is one."""
+    return cast("dict[str, Any]", answer).get(_ELSEWHERE) if isinstance(answer, dict) else None
+
+
 def is_declined(answer: Any) -> bool:
     """Tell whether nobody wanted to answer."""
     return isinstance(answer, dict) and "isthmus/declined" in cast("dict[str, Any]", answer)

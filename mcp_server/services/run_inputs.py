@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,7 @@ from mcp_server.auth.principal import Principal
 from mcp_server.errors import Conflict, Forbidden, InvalidInput
 from mcp_server.runs.record import Run
 from mcp_server.services.run_answer_check import AnswerCheck
-from mcp_server.services.run_answers import DECLINED
+from mcp_server.services.run_answers import DECLINED, elsewhere
 from mcp_server.services.run_results import RunItem, run_item
 from mcp_server.services.run_starts import RunStarts
 from mcp_server.services.run_watch import RunWatch
@@ -65,6 +66,25 @@ class RunInputs(RunStarts):
             return run_item(
                 replace(found, status="queued", request=None, last_seq=found.last_seq + 2)
             )
+
+    async def settle_elsewhere(
+        self, principal: Principal, run: str, request: str, decisions: Mapping[str, bool]
+    ) -> None:
+        """Let a run that waits end where it is, since another one goes on from its question.
+
+        It counts as the answer to `request`, for which `decisions` say by the caller's own ids what was decided.
+
+        Raises:
+            NotFound: there is no such run in this tenant. Conflict: it asks nothing, or was answered already.
+        """
+        async with self._access.opening(principal, "run", run) as (_, found):
+            asked = _open_request(found, request)
+            answer = elsewhere(decisions)
+            answered = await self._queue.answer(principal.tenant, run, asked["id"], answer)
+            if answered != "ok":
+                raise Conflict(f"run {run} was answered already; the first answer counts")
+            self._wake.send("queue")
+            self._watch.tell()
 
 
 def _open_request(run: Run, request: str | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from mcp_server.timestamps import iso_or_none
 
 TOOL_KIND = "tool/"
 RESPONSE_KIND = "response"
+INGESTION_KIND = "ingestion"
 
 
 class RunError(TypedDict):
@@ -28,11 +29,19 @@ class RunPart(TypedDict):
     answered: bool
 
 
+class RunCall(TypedDict):
+    """The call of a tool that an approval is about; `arguments` is the JSON text that the model wrote."""
+
+    name: str
+    arguments: str
+
+
 class RunRequest(TypedDict):
     """What a run waits for: an answer to `message` that fits `schema` (JSON Schema 2020-12).
 
     `kind` is `question` or `approval`; an approval is answered by `{"approved": bool, "reason"?: str}`.
     `parts` are there if several things are asked at once; the answer is an object with one value for each.
+    `call` is there if the approval is about a call of a tool.
     """
 
     id: str
@@ -40,6 +49,7 @@ class RunRequest(TypedDict):
     message: str
     schema: dict[str, Any] | None
     parts: NotRequired[dict[str, RunPart]]
+    call: NotRequired[RunCall]
 
 
 class RunProgress(TypedDict):
@@ -53,7 +63,8 @@ class RunProgress(TypedDict):
 class RunSummary(TypedDict):
     """One run without its output; times are ISO 8601 in UTC.
 
-    `kind` is `agent` or `tool`, and `agent` or `tool` its name; or `response`. `attempt` counts the workers that took it,
+    `kind` is `agent` or `tool`, and `agent` or `tool` its name; or `response`,
+    or `ingestion` of files into a vector store. `attempt` counts the workers that took it,
     `retries` how often it failed and was tried again; `dead_letter` marks one that used them up.
     `last_event` is the number of its newest event, and `updated_at` its time, which lists leave out.
     A live run expires at `expires_at`, an ended one is deleted after `kept_until`.
@@ -162,6 +173,9 @@ def _request(request: dict[str, Any]) -> RunRequest:
         message=request["message"],
         schema=request.get("schema"),
     )
+    call = request.get("call")
+    if call is not None:
+        shown["call"] = RunCall(name=call["name"], arguments=call["arguments"])
     answers: dict[str, Any] = request.get("answers", {})
     parts: dict[str, Any] = request.get("parts", {})
     if parts:

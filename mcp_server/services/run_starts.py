@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from typing_extensions import Unpack
 
 from mcp_server.agents.work import read_conversation
@@ -17,9 +17,18 @@ from mcp_server.runs.queue import RunQueue
 from mcp_server.runs.record import Run, new_run_id
 from mcp_server.services.agents import agent_uri, load_agent
 from mcp_server.services.run_access import RunAccess
-from mcp_server.services.run_results import RESPONSE_KIND, TOOL_KIND, RunItem, run_item
+from mcp_server.services.run_results import (
+    INGESTION_KIND,
+    RESPONSE_KIND,
+    TOOL_KIND,
+    RunItem,
+    run_item,
+)
 from mcp_server.services.run_terms import Admission, RunTerms, columns
 from mcp_server.storage.sql.wake import Wake
+
+# What a file needs - an engine, a model - may be away for some minutes.
+_INGESTION_RETRIES = 8
 
 
 class RunStarts:
@@ -121,6 +130,28 @@ class RunStarts:
             )
             return run_item(await self._create(op, replace(made, id=run)))
 
+    async def new_ingestion(self, op: Operation, given: Mapping[str, Any]) -> Run:
+        """Return a run that reads files into the vector store of an operation, not started yet.
+
+        Raises:
+            LimitExceeded: too many runs wait.
+        """
+        await self._admission.check(op.principal.tenant)
+        terms = RunTerms(retries=_INGESTION_RETRIES)
+        definition = {"verb": op.verb, "uri": op.uri}
+        return await self._new_run(
+            op, terms, kind=INGESTION_KIND, definition=definition, input=dict(given)
+        )
+
+    async def start_within(self, tx: AsyncConnection, run: Run) -> None:
+        """Start a run when `tx` commits; `announce` it then."""
+        await self._queue.create(run, tx)
+
+    def announce(self) -> None:
+        """Tell workers, here and elsewhere, that something waits for them."""
+        for topic in ("queue", "runs", "journal"):
+            self._wake.send(topic)
+
     async def _create(self, op: Operation, run: Run) -> Run:
         await self._admission.check(run.tenant)
         if op.key is None:
@@ -132,8 +163,7 @@ class RunStarts:
                     return await self._access.load(run.tenant, known["run"])
                 created, _ = await self._queue.create(run, tx)
                 await op.remember(tx, {"run": created.id})
-        for topic in ("queue", "runs", "journal"):
-            self._wake.send(topic)
+        self.announce()
         return created
 
     async def _new_run(self, op: Operation, terms: RunTerms, *, kind: str, **fields: Any) -> Run:

@@ -8,13 +8,17 @@ from typing import Any, cast
 
 from mcp_server.agents.events import ToolFinished
 from mcp_server.agents.steps import Steps
+from mcp_server.errors import Conflict
 from mcp_server.llm.wire import value_of
 from openai_facade.responses.context import Context
 from openai_facade.responses.tools import ResponseToolbox
 from openai_facade.translate.response_calls import CallKind
 from openai_facade.translate.response_events import Event, ResponseEvents
-from openai_facade.translate.response_messages import model_name
+from openai_facade.translate.response_messages import mcp_text, model_name
+from openai_facade.translate.response_object import Item
 from openai_facade.wire.faults import invalid
+
+_REFUSED = "forbidden: the call was refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,7 @@ class Answered:
     def refusal(self) -> str:
         """What the model reads of a call that was refused."""
         why = f": {self.reason}" if self.reason else ""
-        return f"forbidden: the call was refused{why}"
+        return f"{_REFUSED}{why}"
 
     def read(self) -> dict[str, Any]:
         """Parse the arguments; a request holds an object, or the model's call was no call."""
@@ -52,17 +56,25 @@ def read_approvals(context: Context, calls: Mapping[str, CallKind]) -> list[Answ
 
     Raises:
         InvalidRequest: there is no such request, or its tool is not among those of this request.
+        Conflict: an earlier response was answered otherwise.
     """
     asked = {item["id"]: item for item in context.items if item["type"] == "mcp_approval_request"}
-    made = {item.get("approval_request_id") for item in context.items if item["type"] == "mcp_call"}
+    calls_made = [item for item in context.items if item["type"] == "mcp_call"]
+    made = {item.get("approval_request_id") for item in calls_made}
+    refused = {item.get("approval_request_id") for item in calls_made if _was_refused(item)}
     answered: list[Answered] = []
     for index, item in enumerate(context.own):
-        if item["type"] != "mcp_approval_response" or item["approval_request_id"] in made:
+        if item["type"] != "mcp_approval_response":
+            continue
+        name: str = item["approval_request_id"]
+        if name in made:
+            if item["approve"] == (name in refused):
+                raise Conflict(f"{name[:80]} was answered already; the first answer counts")
             continue
         place = f"input[{index}].approval_request_id"
-        request = asked.get(item["approval_request_id"])
+        request = asked.get(name)
         if request is None:
-            raise invalid(place, f"{item['approval_request_id'][:80]!r} was not asked.")
+            raise invalid(place, f"{name[:80]!r} was not asked.")
         made.add(request["id"])
         answer = Answered(
             request["id"],
@@ -105,10 +117,19 @@ async def answer_approvals(
         call, name = f"call_{answer.request}", answer.function
         for event in told.approved(call, name, answer.arguments, answer.request):
             yield event
-        key = None if steps is None else steps.key(f"approved/{answer.request}")
+        step, key = f"approved/{answer.request}", None
+        if steps is not None:
+            await steps.begin(step, repeatable=toolbox.repeatable(name))
+            key = steps.key(step)
         outcome = await toolbox.attempt(name, answer.read(), key=key)
         for event in told.feed(ToolFinished(call, name, outcome.text, outcome.is_error, 0)):
             yield event
+        if steps is not None:
+            await steps.store(step, {"is_error": outcome.is_error})
+
+
+def _was_refused(call: Item) -> bool:
+    return call.get("status") == "failed" and mcp_text(call).startswith(_REFUSED)
 
 
 def _require_tool(place: str, answer: Answered, calls: Mapping[str, CallKind]) -> None:

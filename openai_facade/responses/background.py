@@ -13,25 +13,22 @@ from mcp_server.runs.record import new_run_id
 from mcp_server.services.responses import StoredResponse, model_uri
 from mcp_server.services.run_results import RESPONSE_KIND, RunItem
 from openai_facade.facade import Facade
+from openai_facade.responses.beginning import begin
 from openai_facade.responses.context import Begun
-from openai_facade.responses.engine import begin
+from openai_facade.responses.first_answer import settle
 from openai_facade.responses.memory import remembering
+from openai_facade.responses.rounds import pending
 from openai_facade.translate.response_events import Event
 from openai_facade.translate.response_fold import fold
 from openai_facade.translate.response_object import ENDED, SECRET, Response, new_response
+from openai_facade.translate.run_ids import response_of, run_of
 from openai_facade.wire.faults import InvalidRequest, invalid, unsupported
 from openai_facade.wire.responses import conversation_id
 
-_RUN, _RESPONSE = "run_", "resp_"
 _RUN_ENDED = frozenset({"completed", "failed", "cancelled", "expired"})
 _PAGE = 1000
 # What a stream ends with.
 LAST = frozenset(f"response.{status}" for status in ENDED)
-
-
-def run_of(response: str) -> str:
-    """Give the id of the run that makes a response: one record, two faces."""
-    return f"{_RUN}{response.removeprefix(_RESPONSE)}"
 
 
 async def start(facade: Facade, principal: Principal, body: dict[str, Any]) -> Response:
@@ -48,11 +45,12 @@ async def start(facade: Facade, principal: Principal, body: dict[str, Any]) -> R
         )
     _refuse_secrets(body)
     run = new_run_id()
-    response = f"{_RESPONSE}{run.removeprefix(_RUN)}"
+    response = response_of(run)
     queued = new_response(body, response=response, created_at=int(time.time()))
     queued["status"] = "queued"
     async with remembering(facade, principal, body, response) as memory:
         checked = await begin(facade, principal, body, memory=memory, begun=Begun(dict(queued), 0))
+    await settle(facade, principal, checked.answered)
     stored = StoredResponse(
         id=response,
         model=body["model"],
@@ -83,21 +81,38 @@ def _refuse_secrets(body: Mapping[str, Any]) -> None:
 async def now(facade: Facade, principal: Principal, stored: StoredResponse) -> Response:
     """Give a stored response as it is by now, also when its run ended without a word of its own.
 
-    One in the background has ended when its run has: only then its conversation has what it said.
+    One whose calls wait for people is `completed`, and its last items are what it asks; answered
+    over MCP, it goes on. So a client that asks until there is an end is not kept waiting.
     """
-    ended = stored.response["status"] in ENDED
-    if ended and not stored.response.get("background"):
+    over = is_over(stored.response)
+    if over and not (stored.conversation and stored.response["background"]):
         return stored.response
     run = await _find(facade, principal, stored.id)
-    if ended and (run is None or run["status"] in _RUN_ENDED):
-        return stored.response
-    told = [] if run is None else [event async for event in _told(facade, principal, stored.id)]
+    if over and (run is None or run["ended_at"] is not None):
+        return stored.response  # before, its conversation may not hold it yet
+    if run is None:
+        return (
+            stored.response if stored.response["status"] in ENDED else _broken(stored.response, run)
+        )
+    told = [event async for event in _told(facade, principal, stored.id)]
     response = fold(told) or dict(stored.response)
-    if response["status"] in ENDED:
-        return response
-    if run is None or run["status"] in _RUN_ENDED:
-        return _broken(response, run)
+    if run["status"] in _RUN_ENDED:
+        own_word = response["status"] in ENDED and run["status"] in {"completed", "failed"}
+        failed = response["status"] == "failed"
+        return (
+            response
+            if own_word and failed == (run["status"] == "failed")
+            else _broken(response, run)
+        )
+    if response["status"] in ENDED and run["status"] != "input_required":
+        return response | {"status": "in_progress", "completed_at": None}  # just answered
     return response
+
+
+def is_over(response: Response) -> bool:
+    """Tell whether a response as it is stored can change no more."""
+    waits = response["background"] and pending(response)
+    return response["status"] in ENDED and not waits
 
 
 async def cancel(facade: Facade, principal: Principal, stored: StoredResponse) -> Response:
@@ -112,7 +127,7 @@ async def cancel(facade: Facade, principal: Principal, stored: StoredResponse) -
             param="response_id",
             wire_code=None,
         )
-    if stored.response["status"] in ENDED:
+    if is_over(stored.response):
         return stored.response
     if await _find(facade, principal, stored.id) is not None:
         await facade.services.runs.cancel(principal, run_of(stored.id))
@@ -127,34 +142,50 @@ async def check_followable(facade: Facade, principal: Principal, stored: StoredR
         InvalidRequest: they are not.
     """
     if await _find(facade, principal, stored.id) is None:
-        raise invalid(
-            "stream",
-            "this response has no events: only those made in the background keep them, for a time.",
-        )
+        raise without_events()
+
+
+def without_events() -> InvalidRequest:
+    """Tell that a response cannot be followed."""
+    return invalid(
+        "stream",
+        "this response has no events: only those made in the background keep them, for a time.",
+    )
 
 
 async def follow(
     facade: Facade, principal: Principal, response: str, after: int
 ) -> AsyncGenerator[Event, None]:
-    """Yield the events of a response with a number over `after`, as they are stored, up to its last."""
+    """Yield the events of a response with a number over `after`, as they are stored, up to its last.
+
+    Where its calls wait for people, that is the last one for now; what follows the answers is told
+    to who asks again.
+    """
     last: Event | None = None
     async with aclosing(_told(facade, principal, response, after, live=True)) as events:
         async for event in events:
             last = event
             yield event
-    if last is not None and last["type"] in LAST:
-        return
-    told = [event async for event in _told(facade, principal, response)]
-    if told and told[-1]["type"] in LAST:
-        return  # the client has had everything
     run = await _find(facade, principal, response)
-    number = told[-1]["sequence_number"] + 1 if told else 0
+    if last is None:
+        told = [event async for event in _told(facade, principal, response)]
+        last = told[-1] if told else None
+    if last is not None and last["type"] in LAST and not _cut(last, run):
+        return
+    number = last["sequence_number"] + 1 if last is not None else 0
     if number > after:
         why = _reason(run)
         body = {"message": why["message"], "type": "server_error", "param": None}
         flat = {"code": why["code"], "message": why["message"], "param": None}
         error = body | {"code": why["code"]}
         yield {"type": "error", "sequence_number": number, **flat, "error": error}
+
+
+def _cut(last: Event, run: RunItem | None) -> bool:
+    """Tell whether a run ended after it had asked, without a word."""
+    if run is None or run["status"] not in _RUN_ENDED:
+        return False
+    return run["status"] != ("failed" if last["type"] == "response.failed" else "completed")
 
 
 async def _told(
@@ -170,6 +201,10 @@ async def _told(
             async for event in events:
                 if event.get("sequence_number", -1) > after:
                     yield plain(event)
+                elif _asks(event):
+                    now = await _find(facade, principal, response)
+                    if now is None or now["request"] is not None:
+                        return
         return
     while True:
         page = await runs.events(principal, run, at, _PAGE)
@@ -179,6 +214,10 @@ async def _told(
         if not page["items"]:
             return
         at = page["next_after"]
+
+
+def _asks(event: Mapping[str, Any]) -> bool:
+    return event["type"] == "status" and event["status"] == "input_required"
 
 
 def plain(event: Mapping[str, Any]) -> Event:

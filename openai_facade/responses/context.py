@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from mcp_server.auth.principal import Principal
-from mcp_server.errors import NotFound
+from mcp_server.errors import InvalidInput, NotFound
+from mcp_server.sealing import Sealer
 from mcp_server.services.responses import ResponseService
 from openai_facade.translate.response_items import kept_items
 from openai_facade.translate.response_object import ENDED, Item, Response
 from openai_facade.wire.faults import InvalidRequest, invalid, missing
 from openai_facade.wire.responses import conversation_id
+
+COMPACTION = "compaction"
 
 
 class Memory(Protocol):
@@ -35,23 +38,38 @@ class Memory(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """`earlier` are the items of the chain or conversation, `own` those of this request; oldest first."""
+    """`earlier` are the items of the chain or conversation, `own` those of this request; oldest first.
+
+    `summaries` are the texts of its compactions, by their ids.
+    """
 
     earlier: list[Item]
     own: list[Item]
     instructions: list[Item]
+    summaries: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def items(self) -> list[Item]:
         return [*self.earlier, *self.own]
 
+    def readable(self, items: Iterable[Item]) -> list[Item]:
+        """Give items as a model reads them: with the summary in place of each compaction."""
+        return [
+            _summary(self.summaries[item["id"]]) if item["type"] == COMPACTION else item
+            for item in items
+        ]
+
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """What an earlier attempt at a response told: the folded `response`, and the next event's number."""
+    """What an earlier attempt at a response told: the folded `response`, and the next event's number.
+
+    `hidden` are the fields of its items, by id, that are shown only to who asks for them.
+    """
 
     response: Response
     sequence: int
+    hidden: Mapping[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
 
 
 async def load_context(
@@ -59,6 +77,7 @@ async def load_context(
     memory: Memory | None,
     principal: Principal,
     body: Mapping[str, Any],
+    sealer: Sealer,
 ) -> Context:
     """Read what a checked body goes on from.
 
@@ -81,7 +100,22 @@ async def load_context(
         resolved.append(item)
     told = body.get("instructions")
     given = [{"role": "system", "content": told}] if isinstance(told, str) else told
-    return Context(earlier, resolved, kept_items(given))
+    instructions = kept_items(given)
+    summaries = _opened(sealer, principal.tenant, [*earlier, *resolved, *instructions])
+    return Context(earlier, resolved, instructions, summaries)
+
+
+def _opened(sealer: Sealer, tenant: str, items: Sequence[Item]) -> dict[str, str]:
+    sealed = {item["id"]: item["encrypted_content"] for item in items if item["type"] == COMPACTION}
+    try:
+        return {name: sealer.open(tenant, content) for name, content in sealed.items()}
+    except InvalidInput as error:
+        raise invalid("input", f"encrypted_content: {error.message}.") from error
+
+
+def _summary(text: str) -> Item:
+    told = f"What was said before, summed up:\n\n{text}"
+    return {"type": "message", "role": "user", "content": [{"type": "input_text", "text": told}]}
 
 
 async def _earlier(

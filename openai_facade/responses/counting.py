@@ -28,9 +28,11 @@ async def count_input(
         InvalidRequest: the body does not fit, or names what is not there.
     """
     check_context(body)
-    context = await load_context(facade.services.responses, memory, principal, body)
+    context = await load_context(facade.services.responses, memory, principal, body, facade.sealer)
     tools = await gather_tools(facade.bus, None, principal, body, context.items)
-    messages = messages_of_items([*context.instructions, *context.items], Sources())
+    messages = messages_of_items(
+        context.readable([*context.instructions, *context.items]), Sources()
+    )
     total = _PER_REPLY
     for message in messages:
         content = message["content"]

@@ -3,84 +3,44 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
-from mcp_server.agents.events import Finished, TurnFinished
+from mcp_server.agents.events import Finished, LoopEvent, TurnFinished
 from mcp_server.agents.loop import run_loop
-from mcp_server.agents.steps import NOTHING_TOLD, Steps, Told
+from mcp_server.agents.steps import Steps, Told
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import AppError, LeaseLost, Unavailable
-from mcp_server.llm import ChatRequest, Model, UpstreamError
-from mcp_server.services.responses import StoredResponse
+from mcp_server.llm import ChatRequest, UpstreamError
+from mcp_server.llm.wire import sum_usage
 from openai_facade.agent_chat import agent_events
 from openai_facade.chat_media import with_media
-from openai_facade.facade import AGENT_PREFIX, Facade
-from openai_facade.responses.approvals import Answered, answer_approvals, read_approvals
-from openai_facade.responses.context import Begun, Context, Memory, load_context
+from openai_facade.facade import Facade
+from openai_facade.responses import rounds
+from openai_facade.responses.agent_runs import continue_run
+from openai_facade.responses.approvals import Answered, answer_approvals
+from openai_facade.responses.asked import Asked
+from openai_facade.responses.context import Memory
 from openai_facade.responses.failure import failure_of
-from openai_facade.responses.tools import ResponseToolbox, ToolSet, gather_tools
+from openai_facade.responses.keeping import Kept, keep
+from openai_facade.responses.tools import ResponseToolbox
+from openai_facade.translate.mcp_opt_in import LABEL
 from openai_facade.translate.response_events import Event, ResponseEvents
-from openai_facade.translate.response_messages import messages_of_items
-from openai_facade.translate.response_object import Item, Response, new_response, response_id
-from openai_facade.translate.response_request import chat_request, wants_logprobs
+from openai_facade.translate.response_object import Item, Response
+from openai_facade.translate.response_request import wants_logprobs
 from openai_facade.translate.response_search import Sources
 from openai_facade.translate.response_shorten import shortened
-from openai_facade.wire.faults import unsupported
-from openai_facade.wire.responses import check_response, conversation_id
-
-
-async def begin(
-    facade: Facade,
-    principal: Principal,
-    body: dict[str, Any],
-    *,
-    memory: Memory | None = None,
-    begun: Begun | None = None,
-) -> Answering:
-    """Check a request and read what it goes on from; nothing is asked of a model yet.
-
-    Raises:
-        AppError: the request does not fit, or names what is not there.
-    """
-    model_id = check_response(body)
-    context = await load_context(facade.services.responses, memory, principal, body)
-    tools = await gather_tools(
-        *(facade.bus, facade.services.outside_tools, principal, body, context.items)
-    )
-    answered = read_approvals(context, tools.calls)
-    messages_of_items(context.items, Sources())  # so that a gap shows before anything is told
-    model, known_as = None, model_id
-    if not model_id.startswith(AGENT_PREFIX):
-        model, known_as = await facade.router.resolve(model_id)
-    elif body.get("tools"):
-        raise unsupported("tools", "an agent has the tools of its definition; leave it out.")
-    response = (
-        new_response(body, response=response_id(), created_at=int(time.time()))
-        if begun is None
-        else begun.response
-    )
-    asked = Asked(body, context, tools, answered, model, known_as)
-    sequence = 0 if begun is None else begun.sequence
-    return Answering(facade, principal, asked, response, sequence, memory)
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A checked request with all that it names; without `model` an agent answers, of id `known_as`."""
-
-    body: dict[str, Any]
-    context: Context
-    tools: ToolSet
-    answered: list[Answered]
-    model: Model | None
-    known_as: str
+from openai_facade.translate.run_events import ApprovalAsked
+from openai_facade.wire.responses import conversation_id
 
 
 class Answering:
-    """One response in the making. `failure` is why it failed, if it did."""
+    """One response in the making. `failure` is why it failed, if it did.
+
+    `waits` while its calls wait for people: what it told last is not its end then.
+    """
 
     def __init__(
         self,
@@ -92,6 +52,7 @@ class Answering:
         memory: Memory | None,
     ) -> None:
         self.failure: AppError | None = None
+        self.waits = False
         self._facade = facade
         self._principal = principal
         self._asked = asked
@@ -114,28 +75,36 @@ class Answering:
         return self._told.response
 
     @property
+    def answered(self) -> list[Answered]:
+        """What its request says to what other responses asked."""
+        return self._asked.answered
+
+    @property
     def own(self) -> list[Item]:
         """The items of its request, each with its id."""
         return self._asked.context.own
+
+    def remember_hidden(self, hidden: Mapping[str, dict[str, Any]]) -> None:
+        """Take in what an earlier attempt's items hold without showing it."""
+        self._told.hidden.update(hidden)
 
     @property
     def has_effects(self) -> bool:
         """Tell whether a tool was begun: to ask again would then run it again."""
         return self._told.has_effects
 
-    async def events(
-        self, *, steps: Steps | None = None, told: Told = NOTHING_TOLD
-    ) -> AsyncGenerator[Event, None]:
+    async def events(self, *, steps: Steps | None = None) -> AsyncGenerator[Event, None]:
         """Answer: every event of the stream, the last one when the response is stored.
 
         An `AppError` ends it as `failed`, after an error event; the error itself is `failure` then. A
         response that failed before it held anything is not stored: a door answers with the error. With
-        `steps` and `told` it may be interrupted anywhere and go on: see `run_loop`.
+        `steps` it may be interrupted anywhere and go on, see `run_loop`, and it waits for the answers
+        to its approval requests.
         """
         for event in self._begin():
             yield event
         try:
-            async with aclosing(self._answer(steps, told)) as events:
+            async with aclosing(self._answer(steps)) as events:
                 async for event in events:
                     yield event
             await self._store(steps)
@@ -157,28 +126,78 @@ class Answering:
         queued = self.response["status"] == "queued"
         return [*self._told.begin(), *(self._told.resume() if queued else ())]
 
-    async def _answer(self, steps: Steps | None, told: Told) -> AsyncGenerator[Event, None]:
+    async def _answer(self, steps: Steps | None) -> AsyncGenerator[Event, None]:
         for event in self._list_servers():
             yield event
         toolbox = self._toolbox()
-        approvals = answer_approvals(self._told, toolbox, self._asked.answered, steps)
-        async with aclosing(approvals) as events:
-            async for event in events:
-                yield event
+        number, requests, usages = 1, list[Item](), list[dict[str, Any]]()
+        answered: list[Answered] | None = self._asked.answered
+        while answered is not None:
+            approvals = answer_approvals(self._told, toolbox, answered, steps)
+            async with aclosing(approvals) as events:
+                async for event in events:
+                    yield event
+            stored = f"round/{number}"
+            if steps is None or not steps.finished(stored):
+                async with aclosing(
+                    self._round(toolbox, steps, number, requests, usages)
+                ) as round_:
+                    async for event in round_:
+                        yield event
+            if steps is None or not steps.finished(stored):
+                return
+            known = steps.result(stored)
+            usages.append(known["usage"])
+            requests = [each for each in self.response["output"] if each["id"] in known["asked"]]
+            self.waits = True
+            answered = await rounds.answers_of(steps, requests)
+            self.waits = False
+            number += 1
+            if answered is not None:
+                for event in self._told.reopen():
+                    yield event
+                await self._store(steps)  # so that nobody goes on from what it was
+
+    async def _round(
+        self,
+        toolbox: ResponseToolbox,
+        steps: Steps | None,
+        number: int,
+        requests: list[Item],
+        usages: list[dict[str, Any]],
+    ) -> AsyncGenerator[Event, None]:
+        """Run one loop; the first one, or what follows the answers to `requests`."""
         finished: Finished | None = None
-        async with aclosing(self._loop(toolbox, steps, told)) as loop:
+        async with aclosing(self._loop(toolbox, steps, number, requests)) as loop:
             async for happened in loop:
                 if isinstance(happened, Finished):
                     finished = happened
-                    continue
-                if self._asked.model is None and isinstance(happened, TurnFinished):
-                    continue  # what an agent says is one text
-                for event in self._told.feed(happened):
+                for event in self._tell(happened):
                     yield event
         if finished is None:
             raise Unavailable("the model ended its answer before it began; try again")
+        usage = finished.usage
+        if usages:
+            finished = replace(finished, usage=sum_usage([*usages, usage]))
         for event in self._told.finish(finished, at=int(time.time())):
             yield event
+        if steps is None or conversation_id(self._asked.body) is not None:
+            return
+        asked = rounds.asked_by(finished, self._asked.tools.calls, self.response["output"])
+        if asked:
+            self.waits = True
+            yield self._told.last()
+            await self._store(steps)
+            known = {"asked": [item["id"] for item in asked], "usage": usage}
+            await steps.store(f"round/{number}", known)
+
+    def _tell(self, happened: LoopEvent | ApprovalAsked) -> list[Event]:
+        if isinstance(happened, ApprovalAsked):
+            return self._told.asked(happened.id, LABEL, happened.name, happened.arguments)
+        of_agent = self._asked.model is None and isinstance(happened, TurnFinished)
+        if of_agent or isinstance(happened, Finished):  # what an agent says is one text
+            return []
+        return self._told.feed(happened)
 
     def _list_servers(self) -> list[Event]:
         listed = {item["server_label"] for item in self._of_type("mcp_list_tools")}
@@ -190,16 +209,19 @@ class Answering:
         return told
 
     async def _loop(
-        self, toolbox: ResponseToolbox, steps: Steps | None, told: Told
+        self, toolbox: ResponseToolbox, steps: Steps | None, number: int, requests: list[Item]
     ) -> AsyncGenerator[Any, None]:
         """Ask the model; with truncation auto, again with a shorter context if it was too long."""
-        request = self._request()
+        begin = rounds.begun_at(self.response["output"], requests)
+        told = rounds.told_in(self.response["output"][begin:])
+        request = self._request(self.response["output"][:begin])
         media = self._facade.services.media
         request["messages"] = await with_media(media, self._principal, request["messages"])
         while True:
             begun = False
             try:
-                async with aclosing(self._run(request, toolbox, steps, told)) as events:
+                own = rounds.steps_of(steps, number)
+                async with aclosing(self._run(request, toolbox, own, told)) as events:
                     async for event in events:
                         begun = True
                         yield event
@@ -214,6 +236,8 @@ class Answering:
         self, request: ChatRequest, toolbox: ResponseToolbox, steps: Steps | None, told: Told
     ) -> AsyncGenerator[Any, None]:
         model = self._asked.model
+        if self._asked.continued is not None:
+            return continue_run(self._facade, self._principal, self._asked.continued)
         if model is None:  # another worker may go on with its run, and so does what it tells
             return agent_events(self._facade, self._principal, request)
         return run_loop(
@@ -231,21 +255,14 @@ class Answering:
         too_long = error.body.get("code") == "context_length_exceeded"
         return too_long and self._asked.body.get("truncation") == "auto"
 
-    def _request(self) -> ChatRequest:
-        """Give the chat request: instructions, what it goes on from, its input, and calls just allowed."""
-        context = self._asked.context
-        calls = self._of_type("mcp_call")
-        approved = [item for item in calls if item.get("approval_request_id")]
-        items = [*context.instructions, *context.items, *approved]
-        self._sources.files.clear()
-        messages = messages_of_items(items, self._sources)
-        tools = self._asked.tools
-        shown = [*tools.shown, *tools.made]
-        body, choice = self._asked.body, tools.choice
-        request = chat_request(body, self._asked.known_as, messages, shown, choice)
-        if tools.made:  # the loop adds these itself
-            request["tools"] = tools.shown
-        return request
+    def _request(self, before: list[Item]) -> ChatRequest:
+        """Give the chat request; `before` are the items of the rounds before, else calls just allowed."""
+        if not before:
+            calls = self._of_type("mcp_call")
+            before = [item for item in calls if item.get("approval_request_id")]
+        hidden = self._told.hidden
+        made = [{**item, **hidden.get(item["id"], {})} for item in before]
+        return self._asked.chat(made, self._sources)
 
     def _of_type(self, kind: str) -> list[Item]:
         return [item for item in self.response["output"] if item["type"] == kind]
@@ -257,30 +274,16 @@ class Answering:
             *(self._asked.tools, self._sources),
             self._told.found,
             most,
+            made=rounds.told_in(self.response["output"]).calls_finished,
         )
 
     async def _store(self, steps: Steps | None) -> None:
-        body = self._asked.body
-        own = self._asked.context.own
-        conversation = conversation_id(body)
-        if body.get("store") is not False:
-            stored = StoredResponse(
-                id=self.response["id"],
-                model=body["model"],
-                input=own,
-                response=self.response,
-                hidden=self._told.hidden,
-                previous=body.get("previous_response_id"),
-                conversation=conversation,
-            )
-            key = None if steps is None else steps.key("store")
-            await self._facade.services.responses.store(self._principal, stored, key=key)
-        if conversation is not None and self._memory is not None:
-            output = [
-                {**item, **self._told.hidden.get(item["id"], {})}
-                for item in self.response["output"]
-            ]
-            await self._memory.remember(self._principal, conversation, [*own, *output])
+        asked, hidden = self._asked, self._told.hidden
+        previous = asked.body.get("previous_response_id")
+        if asked.continued is not None:
+            previous = asked.continued.previous
+        kept = Kept(asked.body, asked.context.own, self.response, hidden, previous)
+        await keep(self._facade, self._principal, kept, self._memory, steps)
 
     async def _keep_failed(self, steps: Steps | None) -> None:
         """Store what came before the failure; that this fails too must not hide the first one."""

@@ -183,7 +183,10 @@ def _add_server(
 
 
 class ResponseToolbox:
-    """Makes the calls of one response: tools over the bus, searches, at most `most_calls` of them."""
+    """Makes the calls of one response: tools over the bus, searches, at most `most_calls` of them.
+
+    `made` are those that earlier attempts made.
+    """
 
     def __init__(
         self,
@@ -194,6 +197,8 @@ class ResponseToolbox:
         sources: Sources,
         found: Found,
         most_calls: int | None,
+        *,
+        made: int = 0,
     ) -> None:
         self._bus = bus
         self._outside = outside
@@ -203,7 +208,7 @@ class ResponseToolbox:
         if tools.search is not None:
             self._search = FileSearch(bus, principal, tools.search, sources, found)
         self._most_calls = most_calls
-        self._made = 0
+        self._made = made
 
     async def specs(self) -> list[dict[str, Any]]:
         """Give those functions that the server runs by itself."""

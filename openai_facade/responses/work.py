@@ -7,7 +7,6 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from mcp_server.agents.steps import Told
 from mcp_server.auth.principal import Principal, acting_as
 from mcp_server.bus import Bus, ToolResult, ToolSpec
 from mcp_server.runs.context import RunContext
@@ -16,16 +15,15 @@ from mcp_server.runs.record import Event, Outcome, Status
 from mcp_server.services.grants import Grant, ScopesNow
 from openai_facade.facade import Facade
 from openai_facade.responses.background import LAST, numbered
+from openai_facade.responses.beginning import begin
 from openai_facade.responses.context import Begun
-from openai_facade.responses.engine import Answering, begin
+from openai_facade.responses.engine import Answering
 from openai_facade.responses.memory import remembering
 from openai_facade.translate.response_fold import fold
 from openai_facade.translate.response_object import Response
 
 EventsOf = Callable[[str, int], Awaitable[tuple[list[Event], Status | None]]]
 """Return some of a run's events after a number, oldest first; none if there are no more."""
-
-_MADE = frozenset({"mcp_call", "file_search_call"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +45,20 @@ class ResponseWork:
         principal = await grant.now()
         told = await self._told(run.id) if context.resumed else []
         response = fold(told) if told else dict(run.input["response"])
-        begun = Begun(response, told[-1]["sequence_number"] + 1 if told else 0)
+        number = told[-1]["sequence_number"] + 1 if told else 0
         facade = replace(self.facade, bus=cast("Bus", GrantedBus(self.facade.bus, grant)))
         body: dict[str, Any] = run.input["body"]
         with acting_as(principal):
+            hidden = await self._hidden(principal, response["id"]) if told else {}
+            begun = Begun(response, number, hidden)
             async with remembering(facade, principal, body, response["id"]) as memory:
                 answering = await begin(facade, principal, body, memory=memory, begun=begun)
-                last = await _tell(context, answering, _calls_told(response))
+                last = await _tell(context, answering)
         return _outcome(answering, last)
+
+    async def _hidden(self, principal: Principal, response: str) -> dict[str, dict[str, Any]]:
+        stored = await self.facade.services.responses.get(principal, response)
+        return stored.hidden
 
     async def _told(self, run: str) -> list[Event]:
         stored: list[Event] = []
@@ -87,26 +91,14 @@ class GrantedBus:
         return self._bus.is_repeatable(tool)
 
 
-async def _tell(context: RunContext, answering: Answering, told: Told) -> Event:
+async def _tell(context: RunContext, answering: Answering) -> Event:
     """Tell every event but the last one, which is stored together with the run's end."""
-    async with aclosing(answering.events(steps=context, told=told)) as events:
+    async with aclosing(answering.events(steps=context)) as events:
         async for event in events:
-            if event["type"] in LAST:
+            if event["type"] in LAST and not answering.waits:
                 return event
             context.emit(event)
     raise AssertionError("a response ended without its last event")
-
-
-def _calls_told(response: Response) -> Told:
-    """Count the calls whose end was told: one that was cut off is told again, as another item."""
-    ended = [
-        item
-        for item in response["output"]
-        if item["type"] in _MADE
-        and item.get("status") in {"completed", "failed"}
-        and not item.get("approval_request_id")
-    ]
-    return Told(frozenset(), len(ended), len(ended))
 
 
 def _outcome(answering: Answering, last: Event) -> Outcome:

@@ -75,7 +75,7 @@ async def _relay(delivery: Delivery, model: Model, request: ChatRequest) -> None
         if batch is None:
             raise Unavailable("the model ended its answer before it began; try again")
         async with delivery.opened():
-            while batch is not None:
+            await delivery.chunks(batch)
+            async for batch in batches:
                 await delivery.chunks(batch)
-                batch = await anext(batches, None)
             await delivery.end()

@@ -15,6 +15,7 @@ from mcp_server.services.conversations import ConversationLocked, ConversationSe
 from openai_facade.endpoint import Handler, declare
 from openai_facade.exchange import Exchange
 from openai_facade.facade import Facade
+from openai_facade.idempotency import idempotent
 from openai_facade.translate.response_items import kept_items, shown_item
 from openai_facade.wire import conversations as wire
 from openai_facade.wire.fields import one_of
@@ -39,12 +40,12 @@ def routes(facade: Facade) -> list[DeclaredRoute]:
 
     resource = _Resource(facade)
     return [
-        route("/v1/conversations", "POST", "write", resource.create),
+        route("/v1/conversations", "POST", "write", idempotent(facade, resource.create)),
         route(_ONE, "GET", "read", resource.retrieve),
         route(_ONE, "POST", "write", resource.update),
         route(_ONE, "DELETE", "write", resource.delete),
         route(_ITEMS, "GET", "read", resource.list_items),
-        route(_ITEMS, "POST", "write", resource.add_items),
+        route(_ITEMS, "POST", "write", idempotent(facade, resource.add_items)),
         route(_ITEM, "GET", "read", resource.retrieve_item),
         route(_ITEM, "DELETE", "write", resource.delete_item),
     ]

@@ -9,17 +9,20 @@ import orjson
 
 from mcp_server.auth.principal import current_principal
 from mcp_server.doors import DeclaredRoute
+from mcp_server.errors import NotFound
 from mcp_server.policy import Listing
-from mcp_server.services.responses import StoredResponse, model_uri
+from mcp_server.services.responses import model_uri
 from openai_facade.endpoint import declare
 from openai_facade.exchange import Exchange
 from openai_facade.facade import AGENT_PREFIX, Facade
+from openai_facade.idempotency import idempotent
 from openai_facade.responses import background
+from openai_facade.responses.agent_runs import cancelled_run, seen_as_response
+from openai_facade.responses.beginning import begin
 from openai_facade.responses.counting import count_input
-from openai_facade.responses.engine import Answering, begin
+from openai_facade.responses.engine import Answering
 from openai_facade.responses.memory import remembering
 from openai_facade.translate.response_items import shown_item
-from openai_facade.translate.response_object import ENDED
 from openai_facade.wire.faults import unsupported
 from openai_facade.wire.pages import (
     Page,
@@ -59,8 +62,9 @@ def routes(facade: Facade) -> list[DeclaredRoute]:
     async def cancel(exchange: Exchange) -> None:
         await _cancel(facade, exchange)
 
+    once = idempotent(facade, create, only_background=True)
     return [
-        declare(facade, PATH, create, methods=["POST"], verb="run"),
+        declare(facade, PATH, once, methods=["POST"], verb="run"),
         declare(facade, f"{PATH}/input_tokens", input_tokens, methods=["POST"], verb="read"),
         declare(facade, ONE, retrieve, methods=["GET"], verb="read"),
         declare(facade, ONE, delete, methods=["DELETE"], verb="write"),
@@ -145,9 +149,19 @@ def _is_promise(event: dict[str, Any]) -> bool:
 
 
 async def _retrieve(facade: Facade, exchange: Exchange) -> None:
-    stored = await _stored(facade, exchange)
     query = query_of(exchange.scope)
     after = stream_arguments(query)
+    await facade.count(exchange)
+    try:
+        stored = await facade.services.responses.get(current_principal(), _id(exchange))
+    except NotFound:
+        seen = await seen_as_response(facade, current_principal(), _id(exchange))
+        if seen is None:
+            raise
+        if after is not None:
+            raise background.without_events() from None
+        await exchange.answer(orjson.dumps(seen))
+        return
     if after is not None:
         await background.check_followable(facade, current_principal(), stored)
         async with exchange.while_connected():
@@ -164,7 +178,14 @@ async def _retrieve(facade: Facade, exchange: Exchange) -> None:
 
 async def _cancel(facade: Facade, exchange: Exchange) -> None:
     await facade.count(exchange)
-    stored = await facade.services.responses.get(current_principal(), _id(exchange), verb="run")
+    try:
+        stored = await facade.services.responses.get(current_principal(), _id(exchange), verb="run")
+    except NotFound:
+        seen = await cancelled_run(facade, current_principal(), _id(exchange))
+        if seen is None:
+            raise
+        await exchange.answer(orjson.dumps(seen))
+        return
     ended = await background.cancel(facade, current_principal(), stored)
     await exchange.answer(orjson.dumps(ended))
 
@@ -173,7 +194,7 @@ async def _delete(facade: Facade, exchange: Exchange) -> None:
     await facade.count(exchange)
     response = _id(exchange)
     stored = await facade.services.responses.get(current_principal(), response, verb="write")
-    if stored.response["status"] not in ENDED:
+    if not background.is_over(stored.response):
         await background.cancel(facade, current_principal(), stored)
     await facade.services.responses.delete(current_principal(), response)
     gone = {"id": response, "object": "response", "deleted": True}
@@ -214,11 +235,6 @@ async def _input_tokens(facade: Facade, exchange: Exchange) -> None:
         tokens = await count_input(facade, current_principal(), body, memory)
     counted = {"object": "response.input_tokens", "input_tokens": tokens}
     await exchange.answer(orjson.dumps(counted))
-
-
-async def _stored(facade: Facade, exchange: Exchange) -> StoredResponse:
-    await facade.count(exchange)
-    return await facade.services.responses.get(current_principal(), _id(exchange))
 
 
 def _id(exchange: Exchange) -> str:

@@ -180,7 +180,7 @@ class _Approval(OpenCall):
 
     def hand_over(self) -> list[Event]:
         item: Item = {
-            "id": item_id("mcp_approval_request"),
+            "id": self._stream.approval_id(),
             "type": "mcp_approval_request",
             "server_label": self.kind.label,
             "name": self.kind.tool,

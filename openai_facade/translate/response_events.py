@@ -70,10 +70,15 @@ class ResponseEvents:
 
     def resume(self) -> list[Event]:
         """Tell that work begins on what was queued, and break off what an earlier attempt left open."""
-        queued = self.response["status"] == "queued"
-        self.response["status"] = "in_progress"
-        begun = [self._stream.lifecycle("response.in_progress")] if queued else []
+        begun = self.reopen() if self.response["status"] == "queued" else []
         return [*begun, *self.break_off()]
+
+    def reopen(self) -> list[Event]:
+        """Tell that work begins, also again on what had come to an end where a person was asked."""
+        if self.response["status"] == "in_progress":
+            return []
+        self.response |= {"status": "in_progress", "completed_at": None}
+        return [self._stream.lifecycle("response.in_progress")]
 
     def break_off(self) -> list[Event]:
         """End every open item as incomplete, also those that an earlier attempt left open."""
@@ -136,6 +141,19 @@ class ResponseEvents:
         }
         index, added = self._stream.add(item)
         return [added, self._stream.done(index, item)]
+
+    def asked(self, request: str, label: str, tool: str, arguments: str) -> list[Event]:
+        """Tell of a call that waits for a person, elsewhere than in this response; `request` is its id."""
+        item: Item = {
+            "id": request,
+            "type": "mcp_approval_request",
+            "server_label": label,
+            "name": tool,
+            "arguments": arguments,
+        }
+        told = self._close_speech("completed")
+        index, added = self._stream.add(item)
+        return [*told, added, self._stream.done(index, item)]
 
     def found(self, results: list[Item]) -> None:
         """Take in what a file search found, before its ToolFinished."""

@@ -27,6 +27,7 @@ _PREFIXES = {
     "mcp_approval_request": "mcpr",
     "mcp_approval_response": "mcpa",
     "file_search_call": "fs",
+    "compaction": "cmp",
 }
 # What a client entrusts to this server for another one is not shown again.
 SECRET = frozenset({"authorization", "headers"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,8 @@ SPEC: dict[str, Any] = {
 
 # Models trained on OpenAI's own markers write 【1†name】.
 _MARKER = re.compile(r"【(\d{1,6})(?:†[^】\n]{0,200})?】")
+# What JSON's writer can hold of whole numbers.
+_WHOLE = -(2**63), 2**64 - 1
 _MOST_ATTRIBUTES, _MOST_NAME, _MOST_VALUE = 16, 64, 512
 
 
@@ -71,17 +74,23 @@ def search_result(passage: Mapping[str, Any], score: float) -> dict[str, Any]:
         "filename": str(name),
         "score": score,
         "text": passage["text"],
-        "attributes": _attributes(metadata),
+        "attributes": attributes_of(metadata),
     }
 
 
-def _attributes(metadata: Mapping[str, Any]) -> dict[str, Any]:
+def attributes_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Keep what OpenAI's attributes can hold: 16 short texts, numbers and booleans."""
-    fitting = {
-        name: value
-        for name, value in metadata.items()
-        if len(name) <= _MOST_NAME
-        and isinstance(value, str | int | float)
-        and not (isinstance(value, str) and len(value) > _MOST_VALUE)
-    }
-    return dict(list(fitting.items())[:_MOST_ATTRIBUTES])
+    fitting: dict[str, Any] = {}
+    for name, value in metadata.items():
+        if len(fitting) == _MOST_ATTRIBUTES:
+            break
+        if len(name) > _MOST_NAME or not isinstance(value, str | int | float):
+            continue
+        if isinstance(value, str):
+            if len(value) <= _MOST_VALUE:
+                fitting[name] = value
+        elif _WHOLE[0] <= value <= _WHOLE[1]:
+            fitting[name] = value
+        elif abs(value) <= sys.float_info.max:  # a database gives 1e300 back as a whole number
+            fitting[name] = float(value)
+    return fitting

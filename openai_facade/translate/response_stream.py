@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from openai_facade.translate.response_object import Item, Response
+from openai_facade.translate.response_object import Item, Response, item_id
+from openai_facade.translate.run_ids import approval_id, run_of
 
 Event = dict[str, Any]
 
@@ -22,6 +23,12 @@ class Stream:
     def __init__(self, response: Response, sequence: int) -> None:
         self.sequence = sequence
         self._response = response
+
+    def approval_id(self) -> str:
+        """Give the id of a new approval request, from which the run is known that asks for it."""
+        if self._response["background"]:
+            return approval_id(run_of(self._response["id"]))
+        return item_id("mcp_approval_request")
 
     def event(self, kind: str, **fields: Any) -> Event:
         """Give an event of this type with the next number."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from mcp_server.agents.events import Finished, LoopEvent, TextDelta, ToolFinished, ToolStarted
@@ -17,6 +18,7 @@ from mcp_server.errors import (
     Unauthenticated,
     Unavailable,
 )
+from openai_facade.translate.run_ids import approval_id
 
 _ERRORS: dict[str, type[AppError]] = {
     each.code: each
@@ -31,6 +33,23 @@ _ERRORS: dict[str, type[AppError]] = {
         Unavailable,
     )
 }
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalAsked:
+    """A call of the run waits for a person; `id` is that of the approval request."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+def approval_asked(run: str, request: Mapping[str, Any]) -> ApprovalAsked | None:
+    """Give what a run's open request asks to be approved, None if it asks anything else."""
+    call = request.get("call")
+    if request["kind"] != "approval" or call is None:
+        return None
+    return ApprovalAsked(approval_id(run, request["id"]), call["name"], call["arguments"])
 
 
 def loop_event(event: Mapping[str, Any]) -> LoopEvent | None:

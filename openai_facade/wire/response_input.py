@@ -188,6 +188,7 @@ _ITEMS: dict[str, _CheckItem] = {
     "mcp_approval_request": _fields("id", "server_label", "name", "arguments"),
     "mcp_approval_response": _approval,
     "file_search_call": _search,
+    "compaction": _fields("encrypted_content"),
 }
 
 

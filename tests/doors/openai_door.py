@@ -31,6 +31,7 @@ from mcp_server.llm.scripted import ScriptedModel, open_scripted
 from mcp_server.operation import Operations
 from mcp_server.plugins import Plugins, load_plugins
 from mcp_server.runs.worker import open_worker
+from mcp_server.sealing import Sealer
 from mcp_server.server import IsthmusServer
 from mcp_server.services.agent_work import AgentWork
 from mcp_server.services.agents import AgentService
@@ -191,6 +192,7 @@ async def open_door(
             services=services,
             operations=operations,
             embedder=embedder,
+            sealer=Sealer(bytes(32), "compactions"),
             **facade,
         )
         gate = Gate(keys, auth=True, max_body_bytes=MAX_BODY)

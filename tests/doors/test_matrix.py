@@ -281,6 +281,11 @@ ASKED: dict[str, tuple[str, str, dict[str, Any] | None]] = {
         "/v1/responses",
         {"model": "default", "input": json.dumps(HELLO), "store": False},
     ),
+    "/v1/responses/compact": (
+        "model://default",
+        "/v1/responses/compact",
+        {"model": "default", "input": "An isthmus."},
+    ),
     "/v1/responses/input_tokens": (
         "model://default",
         "/v1/responses/input_tokens",
@@ -316,6 +321,27 @@ ASKED: dict[str, tuple[str, str, dict[str, Any] | None]] = {
         )
         for more in ("", "/content")
     },
+    "GET /v1/vector_stores": (Listing("vector://"), "/v1/vector_stores", None),
+    "/v1/vector_stores": ("vector://vs_none/", "/v1/vector_stores", {}),
+    **{
+        f"/v1/vector_stores/{{vector_store_id}}{more}": (
+            Listing("vector://"),  # whoever may look for a store is told that there is none
+            "/v1/vector_stores/vs_none"
+            + more.replace("{file_id:path}", "file-none").replace("{batch_id}", "vsfb_none"),
+            body,
+        )
+        for more, body in {
+            "": {},
+            "/search": {"query": "x"},
+            "/files": {"file_id": "file-none"},
+            "/files/{file_id:path}": {"attributes": {}},
+            "/files/{file_id:path}/content": None,
+            "/file_batches": {"file_ids": ["file-none"]},
+            "/file_batches/{batch_id}": None,
+            "/file_batches/{batch_id}/cancel": {},
+            "/file_batches/{batch_id}/files": None,
+        }.items()
+    },
     "/v1/models": (Listing("model://"), "/v1/models", None),
     "/v1/models/{model:path}": ("model://default", "/v1/models/default", None),
     **{
@@ -332,9 +358,9 @@ ASKED: dict[str, tuple[str, str, dict[str, Any] | None]] = {
 
 
 # Of things with ids of their own: nobody has one yet, as whoever may ask is told.
-ABSENT = ("{chat}", "{response_id}", "{conversation}", "{file_id}")
+ABSENT = ("{chat}", "{response_id}", "{conversation}", "{file_id}", "{vector_store_id}")
 # What these make is a change, so they are asked only where policy refuses it.
-MAKING = ("/v1/conversations", "/v1/files")
+MAKING = ("/v1/conversations", "/v1/files", "/v1/vector_stores")
 # No upstream here takes these; test_passing.py has one that does.
 UNSERVED = ("/v1/moderations", "/v1/audio/", "/v1/images/")
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import openai
 import pytest
 from openai import AsyncOpenAI
@@ -14,8 +16,10 @@ from openai import AsyncOpenAI
 from mcp_server.auth.principal import OWNER
 from tests.doors.fixtures import make_key
 from tests.doors.live import Live, open_live
+from tests.doors.tasks_client import over_http
+from tests.doors.test_revocation import Stopwatch
 
-WORDS = [f"word{number}" for number in range(60)]
+WORDS = [f"word{number}" for number in range(16)]
 SCRIPT = f"""
 turns:
   - text: "{" ".join(WORDS)}"
@@ -120,12 +124,44 @@ async def test_a_stream_goes_on_after_any_number_with_just_what_was_missed(
     assert everything[-1].type == "response.completed"
     assert [event.sequence_number for event in everything] == list(range(len(everything)))
     assert everything[:12] == first
-    for after in (0, 11, len(everything) - 2):
+    for after in range(len(everything)):
         missed = await take(
             await client.responses.retrieve(response, stream=True, starting_after=after)
         )
-        assert missed == everything[after + 1 :]
+        assert missed == everything[after + 1 :], after
     assert everything[-1].response == await client.responses.retrieve(response)
+
+
+async def test_one_record_is_a_response_a_run_and_a_task(client: AsyncOpenAI, live: Live) -> None:
+    done = await ended(client, (await ask(client)).id)
+    run = done.id.replace("resp_", "run_")
+    async with aiohttp.ClientSession() as http:
+        tasks = over_http(http, live.url, live.key)
+        task = await tasks.until(run)
+        key = await make_key(live, tenant="strangers")
+        refused = await over_http(http, live.url, key["key"]).error("tasks/get", taskId=run)
+    assert task["status"] == "completed"
+    assert task["result"]["structuredContent"]["output"] == done.output_text
+    assert "does not exist" in refused["message"]
+    (content,) = await live.runtime.bus.read(OWNER, f"run://{run}")
+    shown = json.loads(content.text or "")
+    assert (shown["status"], shown["output"]) == ("completed", done.output_text)
+
+
+async def test_a_key_that_dies_cuts_the_stream_of_a_response(slow: Live) -> None:
+    key = await make_key(slow)
+    async with connect(slow, key["key"]) as client:
+        stream = await ask(client, stream=True)
+        response = (await anext(stream)).response.id
+        await slow.runtime.services.keys.revoke(key["id"])
+        watch = Stopwatch()
+        with pytest.raises(openai.APIError, match="revoked"):
+            await take(stream)
+        watch.check("a response's stream")
+        with pytest.raises(openai.AuthenticationError):
+            await client.responses.retrieve(response)
+    async with connect(slow) as owner:
+        assert (await owner.responses.cancel(response)).status in {"cancelled", "failed"}
 
 
 async def test_a_response_can_be_cancelled_while_it_is_made(slow: Live) -> None:

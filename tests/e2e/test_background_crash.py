@@ -8,13 +8,16 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
+from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
 from openai import AsyncOpenAI
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from tests.doors.live import serving
+from tests.doors.live import ClientDoor, http_client, serving
+from tests.doors.odd_model import OddModel
 from tests.e2e.processes import ServeProcess
 
 KEY = "sk-background-crash-test-key"
@@ -111,6 +114,61 @@ async def see_the_rest(server: ServeProcess, seen: list[Any]) -> None:
         ("completed", "one two three four"),
     ]
     assert last_event.response == done
+
+
+ASKS: Any = {"type": "mcp", "server_label": "isthmus", "require_approval": "always"}
+
+
+async def test_what_a_killed_process_asked_is_answered_and_done_by_another_one(
+    data_dir: Path,
+) -> None:
+    made = [{"tool": "kv_set", "arguments": {"key": "kept", "value": 1}}]
+    async with serving(OddModel().app) as upstream:
+        settings = {"LLM_URL": f"{upstream}/v1", "API_KEY": KEY}
+        first = ServeProcess(data_dir, 0, **settings)
+        second: ServeProcess | None = None
+        try:
+            await asyncio.to_thread(first.wait_ready)
+            async with connect(first) as client:
+                asked = await client.responses.create(
+                    model="odd",
+                    input=json.dumps({"steps": made, "say": "Kept."}),
+                    background=True,
+                    tools=[ASKS],
+                )
+                assert await until_ended(client, asked.id) == "mcp_approval_request"
+            first.kill_group()
+            second = ServeProcess(data_dir, 0, **settings)
+            await asyncio.to_thread(second.wait_ready)
+            run = asked.id.replace("resp_", "run_")
+            headers = {"Authorization": f"Bearer {KEY}"}
+            async with (
+                http_client(headers) as http,
+                Client(streamable_http_client(f"{second.url}/mcp", http_client=http)) as mcp,
+                connect(second) as client,
+            ):
+                door = ClientDoor(mcp)
+                answer = {"run": run, "answer": {"approved": True}}
+                assert not (await door.call("run_input", answer)).is_error
+                assert await until_ended(client, asked.id) == "message"
+                kept = await door.call("kv_get", {"key": "kept"})
+                assert kept.structured["value"] == 1
+        finally:
+            if second is not None:
+                await asyncio.to_thread(second.stop)
+            if first.process.poll() is None:
+                first.kill_group()
+
+
+async def until_ended(client: AsyncOpenAI, response: str) -> str:
+    """Wait for the end of a response, or for its question; gives the type of its last item."""
+    async with asyncio.timeout(60):
+        while True:
+            found = await client.responses.retrieve(response)
+            if found.status == "completed":
+                return found.output[-1].type
+            assert found.status in {"queued", "in_progress"}, found
+            await asyncio.sleep(0.05)
 
 
 def connect(server: ServeProcess) -> AsyncOpenAI:

@@ -56,6 +56,7 @@ class Recorder:
                     head["status"],
                     media_type(head["headers"]),
                     b"".join(answer),
+                    scope["query_string"].decode("latin-1"),
                 )
             )
 

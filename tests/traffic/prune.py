@@ -1,4 +1,4 @@
-"""Make `openai.json` from OpenAI's OpenAPI document: the schemas of the paths that we may serve, without its prose.
+"""Make `openai.json` of `openai_facade.specification` from OpenAI's OpenAPI document: the schemas of the paths that we may serve, without its prose.
 
 python tests/traffic/prune.py DOCUMENT   # the openapi.json of https://github.com/openai/openai-openapi (MIT)
 """
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any, cast
 
-HERE = Path(__file__).parent
+PLACE = Path(__file__).parents[2] / "openai_facade" / "specification" / "openai.json"
 FACES = (
     *("audio", "batches", "chat", "completions", "conversations", "embeddings", "files", "images"),
     *("models", "moderations", "responses", "uploads", "vector_stores"),
@@ -32,6 +32,20 @@ def plain(node: Any, *, named: bool = False) -> Any:
     }
     if not named and kept.pop("nullable", False):  # of OpenAPI 3.0: JSON Schema does not know it
         return {"anyOf": [kept, {"type": "null"}]}
+    return kept
+
+
+def closed(node: Any, name: str) -> Any:
+    """Return a schema that refers to itself by its name: checkers of 2020-12 do not know $recursiveRef."""
+    if isinstance(node, list):
+        return [closed(item, name) for item in cast("list[Any]", node)]
+    if not isinstance(node, dict):
+        return node
+    fields = cast("dict[str, Any]", node)
+    if fields.get("$recursiveRef") == "#":
+        return {"$ref": f"#/components/schemas/{name}"}
+    kept = {key: closed(value, name) for key, value in fields.items()}
+    kept.pop("$recursiveAnchor", None)
     return kept
 
 
@@ -59,12 +73,14 @@ def pruned(document: dict[str, Any]) -> dict[str, Any]:
     while ahead:
         name = ahead.pop()
         if name in document["components"]["schemas"]:
-            schemas[name] = plain(document["components"]["schemas"][name])
+            schemas[name] = closed(plain(document["components"]["schemas"][name]), name)
             ahead |= references(schemas[name]) - schemas.keys()
     info = {"title": "OpenAI API", "version": document["info"]["version"]}
+    others = {path.partition("?")[0].split("/")[1] for path in document["paths"]} - set(FACES)
     return {
         "openapi": document["openapi"],
         "info": info,
+        "x-others": sorted(others),
         "paths": paths,
         "components": {"schemas": dict(sorted(schemas.items()))},
     }
@@ -72,4 +88,4 @@ def pruned(document: dict[str, Any]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     source = json.loads(Path(sys.argv[1]).read_text())
-    (HERE / "openai.json").write_text(json.dumps(pruned(source), separators=(",", ":")) + "\n")
+    PLACE.write_text(json.dumps(pruned(source), separators=(",", ":")) + "\n")

@@ -14,6 +14,7 @@ from mcp_server.services.moves.archive import PartWriter
 # engine of its own has to collect, the positions of a journal that begins anew, and moves themselves.
 # Tenants are made, with their counters; vectors go the way of the engine that holds them. Uploads and
 # links are addresses of the server that gave them. A unit of work is settled before it could move.
+# Answers to requests that are sent again are those of the server that was asked.
 STAYS = frozenset(
     {
         "alembic_version",
@@ -31,6 +32,7 @@ STAYS = frozenset(
         "units",
         "unit_holds",
         "unit_blobs",
+        "idempotent_answers",
     }
 )
 

@@ -32,7 +32,8 @@ _READ = text(
     """
 )
 _CHUNKS = text(
-    "select id, body from chunks where store = :store and document = :document order by id"
+    "select id, body, start_at, end_at, lead_at from chunks"
+    " where store = :store and document = :document order by chunk"
 )
 _METADATA = text("select metadata from documents where store = :store and document = :document")
 _THERE = text(
@@ -73,7 +74,7 @@ async def read(archive: Archive, control: AsyncEngine, engine: VectorEngine) -> 
             at = {"store": given["store"], "document": given["document"]}
             async with control.connect() as tx:
                 there = await tx.scalar(_THERE, at)
-                chunks = {row.id: row.body for row in await tx.execute(_CHUNKS, at)}
+                chunks = _texts((await tx.execute(_CHUNKS, at)).all())
                 metadata = await tx.scalar(_METADATA, at)
             if not there:
                 batch = _batch(stores[given["store"]], given, chunks, metadata)
@@ -103,6 +104,15 @@ async def _elsewhere(engine: VectorEngine, store: Store, row: Any) -> list[Seque
         )
     found = await engine.vectors(store, row.generation)
     return [found[key] for key in row.ids]
+
+
+def _texts(chunks: Sequence[Any]) -> dict[int, str]:
+    """Return what each chunk is found by: its own text, and what it shares with those before it."""
+    whole = "".join(chunk.body for chunk in chunks)
+    return {
+        chunk.id: whole[chunk.start_at if chunk.lead_at is None else chunk.lead_at : chunk.end_at]
+        for chunk in chunks
+    }
 
 
 def _batch(store: Store, given: dict[str, Any], chunks: dict[int, str], metadata: Any) -> Batch:

@@ -23,7 +23,10 @@ MAX_LABEL_CHARACTERS = 2048
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One chunk: its text, where it stands in the document, under which heading, and its tokens."""
+    """One chunk: its text, where it stands in the document, under which heading, and its tokens.
+
+    `before` is the text right before it, by which it is found too.
+    """
 
     body: str
     start: int
@@ -31,12 +34,18 @@ class Piece:
     tokens: list[str]
     page: int | None = None
     heading: str | None = None
+    before: str = ""
+
+    @property
+    def lead(self) -> int | None:
+        """Where `before` begins, None without it."""
+        return self.start - len(self.before) if self.before else None
 
     @property
     def embedded(self) -> str:
         """What a model embeds: the heading tells what the text is about."""
         # White space says nothing, and a model's limit counts it.
-        return " ".join(f"{self.heading or ''} {self.body}".split())
+        return " ".join(f"{self.heading or ''} {self.before}{self.body}".split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +163,12 @@ def pieces(
     text: str, sections: Sequence[Section] = (), measure: Measure | None = None
 ) -> list[Piece]:
     """Cut a text into pieces that lie end to end; a pure computation, seconds long for megabytes."""
+    spans = chunk(text, sections, measure)
+    starts = [span.start for span in spans]
+    leads = starts if measure is None else measure.leads(text, starts)
     return [
-        _piece(text, span.start, span.end, span.page, span.context or None)
-        for span in chunk(text, sections, measure)
+        _piece(text, span.start, span.end, span.page, span.context or None, lead)
+        for span, lead in zip(spans, leads, strict=True)
     ]
 
 
@@ -166,13 +178,21 @@ def cut_again(text: str, places: Sequence[Sequence[Any]]) -> list[Piece]:
 
 
 def places_of(pieces: Sequence[Piece]) -> list[list[Any]]:
-    """Return where pieces stand, as JSON: start, end, page and heading of each."""
-    return [[piece.start, piece.end, piece.page, piece.heading] for piece in pieces]
+    """Return where pieces stand, as JSON: start, end, page, heading and lead of each."""
+    return [[piece.start, piece.end, piece.page, piece.heading, piece.lead] for piece in pieces]
 
 
-def _piece(text: str, start: int, end: int, page: int | None, heading: str | None) -> Piece:
+def _piece(
+    text: str,
+    start: int,
+    end: int,
+    page: int | None,
+    heading: str | None,
+    lead: int | None = None,
+) -> Piece:
+    before = "" if lead is None else text[lead:start]
     body = text[start:end]
-    return Piece(body, start, end, tokenise(body), page, heading)
+    return Piece(body, start, end, tokenise(before + body), page, heading, before)
 
 
 def _texts(value: object) -> Iterator[str]:

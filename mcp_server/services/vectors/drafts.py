@@ -27,8 +27,8 @@ from mcp_server.storage.vectors import Batch, Restriction
 class WriteDraft:
     """Puts one document into a store, in the place of the one of its name.
 
-    The same text with the same metadata is not indexed again. `vectors` are those of `model` for the
-    pieces of `new`, if they are known already; else they are cut and embedded. `unchanged` is the
+    The same text with the same metadata is not indexed again, unless `anew`. `vectors` are those of
+    `model` for the pieces of `new`, if they are known already; else they are cut and embedded. `unchanged` is the
     number of chunks of a document that was found as wanted when the write was decided.
     """
 
@@ -48,15 +48,17 @@ class WriteDraft:
         vectors: Vectors | None = None,
         model: str | None = None,
         unchanged: int | None = None,
+        anew: bool = False,
     ) -> None:
         self._indexer = indexer
         self._store = store
         self._new = new
+        self._anew = anew
         self._expected = expected
         self._sections, self._measure = sections, measure
         self._progress = progress
         self._vectors = vectors
-        self._model = model or indexer.model.model
+        self._model = model
         self._batch: Batch | None = None
         self._unchanged = unchanged
         # The version of the document that is there already, as wanted.
@@ -71,7 +73,8 @@ class WriteDraft:
             return
         indexer, new = self._indexer, self._new
         known = await indexer.find(op.principal.tenant, self._store)
-        if self._expected is None and self._vectors is None and known is not None:
+        may_be_there = self._expected is None and self._vectors is None and not self._anew
+        if may_be_there and known is not None:
             async with indexer.control.connect() as tx:
                 present = await rows.find_document(tx, known, new.name)
             if present is not None and same(present, new):
@@ -84,6 +87,8 @@ class WriteDraft:
             new = self._new = replace(new, pieces=pieces)
         if self._vectors is None:
             self._vectors = await indexer.embed(known, new.pieces, self._progress)
+        # Only now: a model that is not configured is known by what it answered first.
+        self._model = self._model or indexer.model.model
         self._batch = await indexer.draw(op, self._store, new, self._vectors, self._model)
         await indexer.engine.prepare(self._batch)
 

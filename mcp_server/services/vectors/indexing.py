@@ -63,6 +63,7 @@ class Indexer:
         async with self.control.connect() as tx:
             found = await stores.find_store(tx, tenant, name)
         if found is not None:
+            stores.require_living(found)
             stores.require_engine(found, self.engine.name)
         return found
 

@@ -14,7 +14,7 @@ from mcp_server.errors import InvalidInput, NotFound
 from mcp_server.ingest.tokenise import tokenise
 from mcp_server.operation import Operations
 from mcp_server.services import names
-from mcp_server.services.vectors import content, rows
+from mcp_server.services.vectors import content, rows, stores
 from mcp_server.services.vectors.access import StoreAccess, parsed_filter, visible
 from mcp_server.services.vectors.indexing import Indexer
 from mcp_server.services.vectors.results import (
@@ -26,7 +26,7 @@ from mcp_server.services.vectors.results import (
     item,
 )
 from mcp_server.services.vectors.turns import Turns
-from mcp_server.storage.vectors import Query, Restriction, VectorEngine
+from mcp_server.storage.vectors import Query, Restriction, Store, VectorEngine
 from mcp_server.storage.vectors.ranking import EVEN, Weights
 
 Mode = Literal["hybrid", "dense", "text"]
@@ -92,6 +92,7 @@ class Reading(StoreAccess):
         name = await self._name(principal, "read", store)
         async with self._operation(principal, "read", policy.Listing(f"vector://{name}/")):
             found = await self._find(principal, name)
+            await self._note_use(found)
             vector = None
             if self._embedding is not None and mode != "text":
                 async with self._embedding.turn(principal.tenant):
@@ -109,6 +110,11 @@ class Reading(StoreAccess):
                 )
                 results = await self._engine.search(found, wanted, best_passages(found, choice))
         return VectorResults(results=results)
+
+    async def _note_use(self, store: Store) -> None:
+        if store.idle:
+            async with self._control.begin() as tx:
+                await stores.note_use(tx, store)
 
     async def get(self, principal: Principal, store: str, document: str) -> VectorDocument:
         """Return one document with its whole text.

@@ -121,8 +121,9 @@ def best_passages(store: Store, choice: Choice) -> Finish[list[VectorResult]]:
 
 
 def _passage(row: Row[Any], score: float) -> VectorResult:
-    text = row.body.strip()
-    start = row.start_at + len(row.body) - len(row.body.lstrip())
+    body = f"{row.before or ''}{row.body}"
+    text = body.strip()
+    start = row.end_at - len(body.lstrip())
     passage = VectorResult(
         document=row.document,
         chunk=row.chunk,

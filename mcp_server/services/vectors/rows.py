@@ -13,6 +13,7 @@ from sqlalchemy import (
     and_,
     any_,
     bindparam,
+    case,
     delete,
     false,
     func,
@@ -30,7 +31,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mcp_server import filters
 from mcp_server.services.vectors.content import Document
 from mcp_server.storage.sql.schema import chunks, documents
+from mcp_server.storage.sql.vector_store_tables import vector_store_files
 from mcp_server.storage.vectors import Restriction, Store
+
+_earlier = chunks.alias("earlier")
 
 
 async def find_document(tx: AsyncConnection, store: Store, name: str) -> Row[Any] | None:
@@ -85,6 +89,7 @@ def _values(store: Store, new: Document) -> dict[str, Any]:
         "metadata": new.metadata,
         "sha256": new.sha256,
         "chunks": len(new.pieces),
+        "bytes": len(new.text.encode()),
         "version": func.next_version(store.tenant),
         "title": new.title,
         "source": new.source,
@@ -120,6 +125,7 @@ async def put_chunks(tx: AsyncConnection, store: Store, new: Document, ids: Sequ
             "end_at": piece.end,
             "page": piece.page,
             "heading": piece.heading,
+            "lead_at": piece.lead,
         }
         for ordinal, (key, piece) in enumerate(zip(ids, new.pieces, strict=True))
     ]
@@ -127,10 +133,24 @@ async def put_chunks(tx: AsyncConnection, store: Store, new: Document, ids: Sequ
 
 
 async def hydrate(tx: AsyncConnection, store: Store, ids: Sequence[int]) -> dict[int, Row[Any]]:
-    """Return those chunks that exist, by id, with their document's metadata."""
+    """Return those chunks that exist, by id, with their document's metadata and the text before them."""
     listed = bindparam("ids", list(ids), type_=ARRAY(BigInteger))
+    whole = func.string_agg(_earlier.c.body, text("'' order by earlier.chunk"))
+    before = (
+        select(func.right(whole, chunks.c.start_at - chunks.c.lead_at))
+        .where(
+            *(_earlier.c.store == chunks.c.store, _earlier.c.document == chunks.c.document),
+            *(_earlier.c.chunk < chunks.c.chunk, _earlier.c.end_at > chunks.c.lead_at),
+        )
+        .correlate(chunks)
+        .scalar_subquery()
+    )
     query = (
-        select(chunks, documents.c.metadata, documents.c.title, documents.c.source)
+        select(
+            # A plain chunk costs no second look.
+            *(chunks, case((chunks.c.lead_at.is_not(None), before)).label("before")),
+            *(documents.c.metadata, documents.c.title, documents.c.source),
+        )
         .join(
             documents,
             and_(documents.c.store == chunks.c.store, documents.c.document == chunks.c.document),
@@ -181,6 +201,14 @@ async def delete_documents(tx: AsyncConnection, store: Store, names: Sequence[st
     """Delete documents with their chunks; `tx` holds their locks."""
     doomed = bindparam("doomed", list(names), type_=ARRAY(Text))
     await tx.execute(delete(documents).where(_of(store), documents.c.document == any_(doomed)))
+    # A file that was read leaves with its document; one that is being read is still to come.
+    of_files = and_(vector_store_files.c.store == store.id, vector_store_files.c.present)
+    left = update(vector_store_files).where(
+        of_files,
+        vector_store_files.c.file == any_(doomed),
+        vector_store_files.c.status == "completed",
+    )
+    await tx.execute(left.values(present=False))
 
 
 def _of(store: Store) -> ColumnElement[bool]:

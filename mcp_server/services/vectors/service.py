@@ -96,8 +96,11 @@ class VectorService(Reading):
         sections: Sequence[Section] = (),
         measure: Measure | None = None,
         progress: Progress | None = None,
+        anew: bool = False,
     ) -> Draft:
         """Return the draft of a document; `sections` and `measure` say how it is cut into chunks.
+
+        `anew` indexes it also if the same text with the same metadata is there.
 
         Raises:
             InvalidInput: an argument is malformed or too large.
@@ -113,7 +116,11 @@ class VectorService(Reading):
         )
         name = await self._name(principal, "write", store)
         return WriteDraft(
-            self._indexer, name, new, sections=sections, measure=measure, progress=progress
+            *(self._indexer, name, new),
+            sections=sections,
+            measure=measure,
+            progress=progress,
+            anew=anew,
         )
 
     async def draft_delete(self, principal: Principal, store: str, document: str) -> Draft:
@@ -175,11 +182,12 @@ class VectorService(Reading):
         *,
         document: str | None = None,
         filter: Mapping[str, Any] | None = None,  # noqa: A002 - the contract's name
+        whole: bool = False,
         idempotency_key: str | None = None,
     ) -> VectorUpdated:
         """Merge metadata into one document's, or into that of all that fit a filter; null removes.
 
-        Nothing is embedded again. Tells how many documents fit.
+        `whole` puts it in the place of all that was there. Nothing is embedded again. Tells how many documents fit.
 
         Raises:
             InvalidInput: neither or both are given, one is malformed, or over 1,000 documents fit.
@@ -190,7 +198,9 @@ class VectorService(Reading):
         name = await self._name(principal, "write", store)
         uri, within = _addressed(principal, name, given, within)
         async with self._operation(principal, "write", uri, key=idempotency_key) as op:
-            return await change_metadata(self._indexer, op, name, patch, within, given)
+            return await change_metadata(
+                *(self._indexer, op, name, patch, within, given), whole=whole
+            )
 
     async def delete(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 
-from sqlalchemy import delete, select, text
+from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -23,31 +23,56 @@ _HOLD = text(
 )
 _ADMIT = text("select 1 from tenants where name = :tenant and erasing_at is null for share")
 
+# How exactly it is known when a store was last used: a write for each search would cost more than it.
+NOTED_SECONDS = 60
+_used = vector_stores.c.last_active_at
+_IDLE = (_used < func.now() - func.make_interval(0, 0, 0, 0, 0, 0, NOTED_SECONDS)).label("idle")
+EXPIRES_AT = _used + func.make_interval(0, 0, 0, vector_stores.c.expires_days)
+EXPIRED = func.coalesce(func.now() >= EXPIRES_AT, False)
+
 
 async def find_store(tx: AsyncConnection, tenant: str, name: str) -> Store | None:
-    """Return a tenant's store by its name or its `vs_` id."""
+    """Return a tenant's store by its name or its `vs_` id, one that has expired too."""
     by = vector_stores.c.id if name.startswith(STORE_ID) else vector_stores.c.name
-    found = await tx.execute(
-        select(vector_stores).where(vector_stores.c.tenant == tenant, by == name)
-    )
-    row = found.first()
+    query = select(vector_stores, _IDLE, EXPIRED.label("expired"))
+    row = (await tx.execute(query.where(vector_stores.c.tenant == tenant, by == name))).first()
     if row is None:
         return None
-    model, dimensions = row.embedding_model, row.dimensions
-    return Store(row.id, row.tenant, row.name, model, dimensions, row.engine, row.shard)
+    return Store(
+        *(row.id, row.tenant, row.name, row.embedding_model, row.dimensions),
+        *(row.engine, row.shard, row.idle, row.expired),
+    )
 
 
 async def require_store(tx: AsyncConnection, tenant: str, name: str, engine: str) -> Store:
     """Return a tenant's store that an engine holds.
 
     Raises:
-        NotFound: there is none. Conflict: another engine holds it.
+        NotFound: there is none, or it has expired. Conflict: another engine holds it.
     """
     found = await find_store(tx, tenant, name)
     if found is None:
         raise NotFound(f"vector store {name!r} does not exist", param="store")
+    require_living(found)
     require_engine(found, engine)
     return found
+
+
+def require_living(store: Store) -> None:
+    """Refuse a store that has expired: what is in it is about to be deleted.
+
+    Raises:
+        NotFound: it has expired.
+    """
+    if store.expired:
+        raise NotFound(f"vector store {store.name!r} has expired", param="store")
+
+
+async def note_use(tx: AsyncConnection, store: Store) -> None:
+    """Note that a store is used now, unless that was noted within the last minute."""
+    if store.idle and not store.expired:
+        now = update(vector_stores).where(vector_stores.c.id == store.id)
+        await tx.execute(now.values(last_active_at=func.now()))
 
 
 def require_engine(store: Store, engine: str) -> None:
@@ -71,12 +96,14 @@ async def make_store(
 
     Raises:
         Conflict: it was made and deleted in this moment, or its tenant is being erased.
+        NotFound: it has expired.
     """
     store = await find_store(tx, tenant, name)
     if store is not None:
+        require_living(store)
+        await note_use(tx, store)
         return store
-    if await tx.scalar(_ADMIT, {"tenant": tenant}) is None:
-        raise _gone(name)
+    await admit(tx, tenant, name)
     values = {
         "id": STORE_ID + secrets.token_hex(12),
         "tenant": tenant,
@@ -90,6 +117,16 @@ async def make_store(
     if store is None:
         raise _gone(name)
     return store
+
+
+async def admit(tx: AsyncConnection, tenant: str, name: str) -> None:
+    """Keep a tenant from being erased until `tx` ends, which is to make the store `name` of it.
+
+    Raises:
+        Conflict: that is under way.
+    """
+    if await tx.scalar(_ADMIT, {"tenant": tenant}) is None:
+        raise _gone(name)
 
 
 async def hold_store(tx: AsyncConnection, store: Store) -> None:

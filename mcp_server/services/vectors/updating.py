@@ -28,8 +28,12 @@ async def change_metadata(
     patch: Mapping[str, Any],
     within: Restriction,
     document: str | None,
+    *,
+    whole: bool = False,
 ) -> VectorUpdated:
     """Merge metadata into one document's, or into that of all that fit; with a key, once.
+
+    `whole` puts it in the place of all that was there.
 
     Raises:
         Conflict: others keep changing the same documents.
@@ -37,7 +41,7 @@ async def change_metadata(
     done = await op.look(indexer.control, "update")
     if done is not None:
         return done
-    change = MetadataUpdate(indexer, store, patch, within, document)
+    change = MetadataUpdate(indexer, store, patch, within, document, whole=whole)
     for left in reversed(range(UPDATE_TRIES)):
         try:
             await change.prepare(op)
@@ -62,7 +66,8 @@ async def change_metadata(
 class MetadataUpdate:
     """One change to the metadata of one document, or of all that fit a restriction.
 
-    Members of `patch` replace those of the same key, null removes; what is not named stays.
+    Members of `patch` replace those of the same key, null removes; what is not named stays, unless
+    the patch is `whole`.
     """
 
     def __init__(
@@ -72,12 +77,15 @@ class MetadataUpdate:
         patch: Mapping[str, Any],
         within: Restriction,
         document: str | None = None,
+        *,
+        whole: bool = False,
     ) -> None:
         self._indexer = indexer
         self._store = store
         self._patch = patch
         self._within = within
         self._document = document
+        self._whole = whole
         # Of an engine that holds metadata: new entries for each document as it was read.
         self._prepared: dict[tuple[str, int], tuple[Document, Batch]] = {}
 
@@ -112,7 +120,9 @@ class MetadataUpdate:
         if any(chunk.id not in vectors for chunk in chunks):
             return  # replaced meanwhile: `apply` finds out
         text = "".join(chunk.body for chunk in chunks)
-        places = [[chunk.start_at, chunk.end_at, chunk.page, chunk.heading] for chunk in chunks]
+        places = [
+            [each.start_at, each.end_at, each.page, each.heading, each.lead_at] for each in chunks
+        ]
         new = Document(
             row.document,
             text,
@@ -166,7 +176,8 @@ class MetadataUpdate:
         self._prepared.clear()
 
     def _patched(self, row: Row[Any]) -> dict[str, Any]:
-        merged = {**row.metadata, **self._patch}
+        kept: dict[str, Any] = {} if self._whole else row.metadata
+        merged = {**kept, **self._patch}
         return content.checked_metadata(
             {key: value for key, value in merged.items() if value is not None}
         )

@@ -22,7 +22,7 @@ _KEEP = text(
     from documents d, lateral (
         select coalesce(string_agg(c.body, '' order by c.chunk), '') as body,
             coalesce(jsonb_agg(
-                jsonb_build_array(c.start_at, c.end_at, c.page, c.heading) order by c.chunk
+                jsonb_build_array(c.start_at, c.end_at, c.page, c.heading, c.lead_at) order by c.chunk
             ), '[]') as pieces
         from chunks c where c.store = d.store and c.document = d.document
     ) whole

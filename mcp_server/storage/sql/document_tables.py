@@ -19,7 +19,7 @@ document_versions = Table(
     Column("title", Text),
     Column("source", Text),
     Column("media_type", Text),
-    # [start, end, page, heading] of each chunk.
+    # [start, end, page, heading, lead] of each chunk.
     Column("pieces", JSONB, nullable=False),
     at("replaced_at"),
 )

@@ -199,6 +199,12 @@ vector_stores = Table(
     Column("index_state", Text, nullable=False),
     Column("measured_chunks", BigInteger, nullable=False),
     at("measured_at", nullable=True),
+    # How the OpenAI face shows it. Unused for `expires_days`, it has expired.
+    Column("label", Text),
+    Column("description", Text),
+    Column("metadata", JsonText, nullable=False),
+    Column("expires_days", Integer),
+    at("last_active_at"),
 )
 
 documents = Table(
@@ -216,6 +222,8 @@ documents = Table(
     Column("source", Text),
     Column("media_type", Text),
     at("updated_at"),
+    # Of the text in UTF-8.
+    Column("bytes", BigInteger, nullable=False),
 )
 
 # The bodies of a document's chunks, one after the other, are its text.
@@ -233,6 +241,8 @@ chunks = Table(
     Column("end_at", Integer, nullable=False),
     Column("page", Integer),
     Column("heading", Text),
+    # Where what it is found by begins, if that is before its own text.
+    Column("lead_at", Integer),
 )
 
 # Tokens and vectors of chunks. An engine of its own holds the vectors under the same ids and leaves the

@@ -23,7 +23,8 @@ DEFAULT_ENGINE = "postgresql"
 class Store:
     """A vector store as its row has it; ids are unique over all tenants.
 
-    `shard` is where the rows stand in this database, 0 where small stores do.
+    `shard` is where the rows stand in this database, 0 where small stores do. `idle` says that nothing
+    was noted of its use for a while, and `expired` that it was not used for as long as it should live.
     """
 
     id: str
@@ -33,6 +34,8 @@ class Store:
     dimensions: int
     engine: str = DEFAULT_ENGINE
     shard: int = 0
+    idle: bool = False
+    expired: bool = False
 
 
 @dataclass(frozen=True, slots=True)

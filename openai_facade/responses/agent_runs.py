@@ -1,0 +1,208 @@
+"""Runs of agents as responses: read by the run's id, and gone on with by who answers what they ask."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from mcp_server.agents.events import LoopEvent
+from mcp_server.auth.principal import Principal
+from mcp_server.errors import Conflict, NotFound
+from mcp_server.services.run_results import RunItem
+from openai_facade.agent_chat import agent_goes_on
+from openai_facade.facade import AGENT_PREFIX, Facade
+from openai_facade.translate.mcp_opt_in import LABEL
+from openai_facade.translate.response_items import kept_items
+from openai_facade.translate.response_object import (
+    Item,
+    Response,
+    item_id,
+    new_response,
+    response_usage,
+)
+from openai_facade.translate.run_events import ApprovalAsked, approval_asked
+from openai_facade.translate.run_ids import response_of, run_of, run_of_approval
+from openai_facade.wire.faults import InvalidRequest, invalid, unsupported
+
+_AGENT_KIND = "agent"
+# Of a run -> of the response that it is seen as; one that waits for a person has said what it can.
+_STATUS = {
+    "queued": "queued",
+    "running": "in_progress",
+    "input_required": "completed",
+    "completed": "completed",
+    "cancelled": "cancelled",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Continued:
+    """An agent's run whose question a request answers.
+
+    `question` is the open request's id, None if it is not open any more; `items` are the approval
+    request and its answer; `previous` is the response that asked, if it is stored.
+    """
+
+    run: str
+    question: str | None
+    approved: bool
+    reason: str
+    after: int
+    items: list[Item]
+    previous: str | None
+
+    async def answer(self, facade: Facade, principal: Principal) -> None:
+        """Answer the run.
+
+        Raises:
+            Conflict: somebody else was first.
+        """
+        if self.question is None:
+            raise Conflict(
+                f"run {self.run} does not wait for this approval: the first answer counts"
+            )
+        said: dict[str, Any] = {"approved": self.approved}
+        if self.reason:
+            said["reason"] = self.reason
+        await facade.services.runs.input(principal, self.run, said, self.question)
+
+
+async def answered_run(
+    facade: Facade, principal: Principal, body: dict[str, Any], model: str
+) -> Continued | None:
+    """Give the agent's run whose question a checked body answers, None if it answers none.
+
+    Raises:
+        InvalidRequest: it says more than the answer, or its model is not the run's agent.
+        NotFound: there is no such run in this tenant.
+    """
+    given: list[Item] = body["input"] if isinstance(body.get("input"), list) else []
+    answers = [item for item in given if item.get("type") == "mcp_approval_response"]
+    if not model.startswith(AGENT_PREFIX) or not answers:
+        return None
+    if len(given) != 1:
+        raise unsupported(
+            "input", "what an agent asks is answered alone: send one mcp_approval_response."
+        )
+    (item,) = kept_items(answers)
+    request = item["approval_request_id"]
+    place = "input[0].approval_request_id"
+    run = await _run(facade, principal, run_of_approval(request))
+    if run is None:
+        raise invalid(place, f"{request[:80]!r} was not asked.")
+    if f"{AGENT_PREFIX}{run['agent']}" != model:
+        raise invalid("model", f"this approval was asked by {AGENT_PREFIX}{run['agent']}.")
+    if body.get("tools"):
+        raise unsupported("tools", "an agent has the tools of its definition; leave it out.")
+    previous = await _previous(facade, principal, body, run)
+    asked = _asked(run)
+    open_now = asked is not None and asked["id"] == request and run["request"] is not None
+    return Continued(
+        run=run["run"],
+        question=run["request"]["id"] if open_now and run["request"] is not None else None,
+        approved=item["approve"],
+        reason=item.get("reason") or "",
+        after=run["last_event"],
+        items=[*([asked] if asked is not None and open_now else []), item],
+        previous=previous,
+    )
+
+
+def continue_run(
+    facade: Facade, principal: Principal, continued: Continued
+) -> AsyncGenerator[LoopEvent | ApprovalAsked, None]:
+    """Give what the run tells from its answer on."""
+    return agent_goes_on(facade, principal, continued.run, continued.after)
+
+
+async def seen_as_response(facade: Facade, principal: Principal, response: str) -> Response | None:
+    """Give the run of an agent as a response, None if there is none of this id.
+
+    One that waits for an approval ends with the request for it, as a response does.
+    """
+    run = await _run(facade, principal, run_of(response))
+    if run is None:
+        return None
+    body = {"model": f"{AGENT_PREFIX}{run['agent']}", "background": True}
+    created = datetime.fromisoformat(run["created_at"] or "")
+    whole = new_response(
+        body, response=response_of(run["run"]), created_at=int(created.timestamp())
+    )
+    whole["status"] = _STATUS.get(run["status"], "failed")
+    asked = _asked(run)
+    if isinstance(run["output"], str) and run["output"]:
+        whole["output"].append(_message(run["output"]))
+    if asked is not None:
+        whole["output"].append(asked)
+    elif run["status"] == "input_required":
+        whole["status"] = "in_progress"  # a question that no item of a response can ask
+    if whole["status"] == "completed" and run["ended_at"] is not None:
+        whole["completed_at"] = int(datetime.fromisoformat(run["ended_at"]).timestamp())
+    if run["usage"]:
+        whole["usage"] = response_usage(run["usage"])
+    if whole["status"] == "failed":
+        told = run["error"] or {"message": f"The run {run['status']}."}
+        whole["error"] = {"code": "server_error", "message": told["message"]}
+    return whole
+
+
+async def cancelled_run(facade: Facade, principal: Principal, response: str) -> Response | None:
+    """Cancel the run of an agent that a response id names; gives it as it is then, None if there is none."""
+    run = await _run(facade, principal, run_of(response))
+    if run is None:
+        return None
+    await facade.services.runs.cancel(principal, run["run"])
+    return await seen_as_response(facade, principal, response)
+
+
+def _asked(run: RunItem) -> Item | None:
+    request = run["request"]
+    asked = None if request is None else approval_asked(run["run"], request)
+    if asked is None:
+        return None
+    return {
+        "id": asked.id,
+        "type": "mcp_approval_request",
+        "server_label": LABEL,
+        "name": asked.name,
+        "arguments": asked.arguments,
+    }
+
+
+def _message(text: str) -> Item:
+    part: Item = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    return {
+        "id": item_id("message"),
+        "type": "message",
+        "role": "assistant",
+        "status": "completed",
+        "content": [part],
+    }
+
+
+async def _run(facade: Facade, principal: Principal, run: str | None) -> RunItem | None:
+    if run is None:
+        return None
+    try:
+        found = await facade.services.runs.get(principal, run)
+    except NotFound:
+        return None
+    return found if found["kind"] == _AGENT_KIND else None
+
+
+async def _previous(
+    facade: Facade, principal: Principal, body: dict[str, Any], run: RunItem
+) -> str | None:
+    previous = body.get("previous_response_id")
+    if previous is None or run_of(previous) == run["run"]:
+        return None
+    try:
+        return (await facade.services.responses.get(principal, previous)).id
+    except NotFound as error:
+        raise InvalidRequest(
+            f"Previous response with id '{previous[:80]}' not found.",
+            param="previous_response_id",
+            wire_code="previous_response_not_found",
+        ) from error
