@@ -1,11 +1,11 @@
-"""What files, uploads, vector stores and batches are known by."""
+"""What batches are known by, and how far they got."""
 
 from __future__ import annotations
 
 from alembic import op
 
-revision = "0011"
-down_revision = "0010"
+revision = "0014"
+down_revision = "0013"
 
 STATEMENTS: tuple[str, ...] = ()
 
