@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mcp_server.plugins import Call, resource
-from mcp_server.services.agents import AgentItem
+from mcp_server.services.agent_items import AgentItem
 
 
 @resource("agent://{name}", mime_type="application/json")

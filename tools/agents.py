@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from mcp_server.agents.definitions import AgentLimits
 from mcp_server.plugins import Call, tool
-from mcp_server.services.agents import AgentItem, AgentLimits, AgentPage
+from mcp_server.services.agent_items import AgentDeleted, AgentItem, AgentPage, AgentVersions
 from mcp_server.services.runs import RunResult
 
 MARGIN_SECONDS = 0.5
@@ -52,6 +53,40 @@ async def agent_save(
         limits=limits or AgentLimits(),
         metadata=metadata or {},
     )
+
+
+@tool(verb="read", read_only=True, destructive=False)
+async def agent_get(
+    call: Call,
+    name: str,
+    version: Annotated[int | None, Field(description="as it was then; now if left out")] = None,
+) -> AgentItem:
+    """Get the definition of an agent."""
+    return await call.services.agents.get(call.principal, name, version)
+
+
+@tool(verb="read", read_only=True, destructive=False)
+async def agent_versions(call: Call, name: str) -> AgentVersions:
+    """List the last hundred versions of an agent's definition, newest first."""
+    return await call.services.agents.versions(call.principal, name)
+
+
+@tool(verb="write")
+async def agent_delete(call: Call, name: str) -> AgentDeleted:
+    """Delete an agent and its versions; runs that have begun go on, its schedules stop."""
+    return await call.services.agents.delete(call.principal, name, idempotency_key=call.key)
+
+
+@tool(verb="write", destructive=False)
+async def agent_pause(call: Call, name: str) -> AgentItem:
+    """Begin no new run of an agent, by hand, schedule or trigger; those that have begun go on."""
+    return await call.services.agents.pause(call.principal, name, idempotency_key=call.key)
+
+
+@tool(verb="write", destructive=False)
+async def agent_resume(call: Call, name: str) -> AgentItem:
+    """Let new runs of an agent begin again."""
+    return await call.services.agents.resume(call.principal, name, idempotency_key=call.key)
 
 
 @tool(verb="read", read_only=True, destructive=False)

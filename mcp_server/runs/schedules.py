@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 from sqlalchemy import Row, bindparam, func, select, update
 from sqlalchemy.dialects.postgresql import TIMESTAMP
@@ -46,6 +46,10 @@ _DUE = (
     .limit(1)
     .with_for_update(skip_locked=True)
 )
+
+
+Fired: TypeAlias = tuple[datetime, str]
+"""A tick and the run that it started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +113,13 @@ async def _start(
     timing: Timing,
     decision: Decision,
     run: Run,
-) -> list[datetime]:
+) -> list[Fired]:
     live = await live_runs(tx, found.owner.tenant, found.origin, MOST_LIVE)
     room = max((1 if timing.overlap == "skip" else MOST_LIVE) - live, 0)
     if room < len(decision.fire) and timing.overlap == "queue":
         told = (found.name, found.owner.tenant, live)
         logger.warning("schedule %s of %s: ticks are left out, %d runs live", *told)
-    fired: list[datetime] = []
+    fired: list[Fired] = []
     for tick in decision.fire[:room]:
         waits = timing.jitter_seconds > 0
         fresh = replace(
@@ -127,18 +131,18 @@ async def _start(
             if waits
             else None,
         )
-        _, created = await queue.create(fresh, tx=tx)
+        made, created = await queue.create(fresh, tx=tx)
         if created:
-            fired.append(tick)
+            fired.append((tick, made.id))
     return fired
 
 
 async def _advance(
-    tx: AsyncConnection, found: Standing, following: datetime | None, fired: list[datetime]
+    tx: AsyncConnection, found: Standing, following: datetime | None, fired: list[Fired]
 ) -> None:
     values: dict[str, Any] = {"next_fire_at": following}
     if fired:
-        values["last_fire_at"] = fired[-1]
+        values["last_fire_at"], values["last_run"] = fired[-1]
     await tx.execute(update(schedules).where(schedules.c.id == found.id).values(values))
 
 

@@ -73,9 +73,10 @@ class Starter(Protocol):
         standing: Standing,
         scopes: frozenset[str],
         changes: dict[str, Any] | None,
-    ) -> Run:
+    ) -> Run | None:
         """Return the run to start; its id, origin, dedupe key and time are set by the caller.
 
+        None while what it starts is paused: a tick passes then, and changes are gathered on.
         `changes` are those that a trigger saw, None for a schedule.
 
         Raises:

@@ -202,8 +202,9 @@ async def _look(
         run = await _run(tx, following.starter, found, scopes, gathered)
     if run is not None:
         fresh = replace(run, dedupe_key=f"{found.origin}/{end[0]}.{end[1]}")
-        await following.queue.create(fresh, tx=tx)
+        started, _ = await following.queue.create(fresh, tx=tx)
         values |= {"pending": None, "fire_at": None, "last_fire_at": row.now}
+        values["last_run"] = started.id
     await tx.execute(update(triggers).where(triggers.c.id == found.id).values(values))
     return int(run is not None), len(entries) == BATCH
 
@@ -219,7 +220,7 @@ async def _run(
         return None
     changes = {name: gathered[name] for name in ("count", "after", "changes")}
     run = await starter.prepare(tx, found, scopes, changes)
-    return replace(run, id=new_run_id(), origin=found.origin)
+    return run and replace(run, id=new_run_id(), origin=found.origin)
 
 
 async def _own_runs(tx: AsyncConnection, origin: str, entries: Sequence[Row[Any]]) -> set[str]:

@@ -2,42 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
-from pydantic import ValidationError
-from sqlalchemy import Row, and_, false, func, or_, select, text
+from sqlalchemy import and_, delete, false, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-from typing_extensions import TypedDict
 
 from mcp_server import policy
-from mcp_server.agents.definitions import DEFAULT_MODEL, AgentDefinition, AgentLimits
 from mcp_server.auth.principal import Principal
-from mcp_server.errors import InvalidInput, LimitExceeded, NotFound
-from mcp_server.llm import ModelInfo
+from mcp_server.errors import Conflict, InvalidInput, LimitExceeded, NotFound
 from mcp_server.operation import Operations
 from mcp_server.services import names
-from mcp_server.storage.sql.schema import agents, encode_json
+from mcp_server.services.agent_checks import (
+    Models,
+    Tools,
+    check_model,
+    check_tools,
+    read_definition,
+)
+from mcp_server.services.agent_items import (
+    AgentDeleted,
+    AgentItem,
+    AgentPage,
+    AgentVersion,
+    AgentVersions,
+    agent_item,
+    read_item,
+)
+from mcp_server.storage.sql.agent_tables import agent_versions, agents
+from mcp_server.storage.sql.schema import encode_json
 from mcp_server.timestamps import iso
 
-__all__ = ["AgentItem", "AgentLimits", "AgentPage", "AgentService"]
-
 MOST_AGENTS = 1000
-MOST_SHOWN = 50
+# Of one agent; the oldest give way.
+MOST_VERSIONS = 100
 
-
-class Named(Protocol):
-    """A tool, as far as a definition is concerned."""
-
-    @property
-    def name(self) -> str: ...
-
-
-Models = Callable[[], Awaitable[Sequence[ModelInfo]]]
-"""Return the models that there are."""
-
-Tools = Callable[[Principal], Awaitable[Sequence[Named]]]
-"""Return the tools that a principal may call."""
 
 _UPSERT = text(
     """
@@ -45,36 +43,33 @@ _UPSERT = text(
     values (:tenant, :name, :definition, next_version(:tenant))
     on conflict (tenant, name) do update set definition = excluded.definition,
         version = next_version(excluded.tenant), updated_at = now()
-    returning name, version, created_at, updated_at
+    returning name, version, paused_at, created_at, updated_at
     """
 )
-
-
-class LimitsItem(TypedDict):
-    turns: int
-    seconds: float
-    tool_calls: int
-
-
-class AgentItem(TypedDict):
-    """One agent's definition; times are ISO 8601 in UTC."""
-
-    name: str
-    description: str
-    instructions: str
-    model: str
-    tools: list[str]
-    approve: list[str]
-    unsure: str
-    limits: LimitsItem
-    metadata: dict[str, str]
-    version: int
-    created_at: str
-    updated_at: str
-
-
-class AgentPage(TypedDict):
-    items: list[AgentItem]
+_KEEP = text(
+    """
+    insert into agent_versions (tenant, name, version, definition, subject)
+    values (:tenant, :name, :version, :definition, :subject)
+    """
+)
+_VERSION: Any = select(
+    agents.c.paused_at,
+    agents.c.created_at,
+    agent_versions.c.definition,
+    agent_versions.c.version,
+    agent_versions.c.saved_at.label("updated_at"),
+).join_from(
+    agents,
+    agent_versions,
+    and_(agents.c.tenant == agent_versions.c.tenant, agents.c.name == agent_versions.c.name),
+)
+_FORGET = text(
+    """
+    delete from agent_versions where tenant = :tenant and name = :name and version < (
+        select version from agent_versions where tenant = :tenant and name = :name
+        order by version desc offset :most - 1 limit 1)
+    """
+)
 
 
 class AgentService:
@@ -105,14 +100,13 @@ class AgentService:
             LimitExceeded: the tenant has too many agents.
         """
         uri = agent_uri(name)
-        definition = _validate({"name": name, **fields})
-        _check_approve(definition)
+        definition = read_definition({"name": name, **fields})
         async with self._operation(principal, "write", uri, key=idempotency_key) as op:
             done = await op.look(self._control)
             if done is not None:
                 return done
-            await self._check_model(definition.model)
-            await self._check_tools(principal, definition.tools)
+            await check_model(definition.model, self._models)
+            await check_tools(principal, definition.tools, self._tools)
             async with self._control.begin() as tx:
                 done = await op.replay(tx)
                 if done is not None:
@@ -121,17 +115,89 @@ class AgentService:
                 values = {"tenant": principal.tenant, "name": name}
                 values["definition"] = encode_json(definition.model_dump(mode="json"))
                 row = (await tx.execute(_UPSERT, values)).one()
+                kept = {"version": row.version, "subject": principal.subject}
+                await tx.execute(_KEEP, values | kept)
+                await tx.execute(_FORGET, values | {"most": MOST_VERSIONS})
                 await op.journal(tx, version=row.version, prev_version=before)
-                return await op.remember(tx, _item(row, definition))
+                return await op.remember(tx, agent_item(row, definition))
 
-    async def get(self, principal: Principal, name: str) -> AgentItem:
-        """Return one definition.
+    async def get(self, principal: Principal, name: str, version: int | None = None) -> AgentItem:
+        """Return one definition, as it is now or as it was in a version.
+
+        Raises:
+            NotFound: there is no such agent, or not in this version.
+        """
+        async with self._operation(principal, "read", agent_uri(name)):
+            if version is None:
+                return await load_agent(self._control, principal.tenant, name)
+            async with self._control.connect() as tx:
+                at = _VERSION.where(agents.c.tenant == principal.tenant, agents.c.name == name)
+                row = (await tx.execute(at.where(agent_versions.c.version == version))).first()
+            if row is None:
+                now = await load_agent(self._control, principal.tenant, name)
+                raise NotFound(
+                    f"agent {name!r} has no version {version}, it is at {now['version']}; "
+                    "agent_versions shows those that are kept"
+                )
+            return read_item(row)
+
+    async def versions(self, principal: Principal, name: str) -> AgentVersions:
+        """Return the last hundred versions of a definition, the newest first.
 
         Raises:
             NotFound: there is no such agent.
         """
+        kept = agent_versions.c
+        query = (
+            select(kept.version, kept.saved_at, kept.subject)
+            .where(kept.tenant == principal.tenant, kept.name == name)
+            .order_by(kept.version.desc())
+        )
         async with self._operation(principal, "read", agent_uri(name)):
-            return await load_agent(self._control, principal.tenant, name)
+            await load_agent(self._control, principal.tenant, name)
+            async with self._control.connect() as tx:
+                rows = (await tx.execute(query)).all()
+        return AgentVersions(
+            items=[
+                AgentVersion(version=row.version, saved_at=iso(row.saved_at), subject=row.subject)
+                for row in rows
+            ]
+        )
+
+    async def delete(
+        self, principal: Principal, name: str, idempotency_key: str | None = None
+    ) -> AgentDeleted:
+        """Delete an agent with its versions, if there is one; runs that have begun go on to their end."""
+        at = and_(agents.c.tenant == principal.tenant, agents.c.name == name)
+        async with self._operation(principal, "write", agent_uri(name), key=idempotency_key) as op:
+            async with self._control.begin() as tx:
+                done = await op.replay(tx)
+                if done is not None:
+                    return done
+                version = await tx.scalar(delete(agents).where(at).returning(agents.c.version))
+                if version is not None:
+                    await op.journal(tx, verb="delete", prev_version=version)
+                return await op.remember(tx, AgentDeleted(deleted=version is not None))
+
+    async def pause(
+        self, principal: Principal, name: str, idempotency_key: str | None = None
+    ) -> AgentItem:
+        """Begin no new run of an agent, by whom or what ever; those that have begun go on.
+
+        Raises:
+            NotFound: there is no such agent.
+        """
+        return await self._rest(principal, name, idempotency_key, paused=True)
+
+    async def resume(
+        self, principal: Principal, name: str, idempotency_key: str | None = None
+    ) -> AgentItem:
+        """Let new runs of an agent begin again.
+
+        Raises:
+            NotFound: there is no such agent.
+        """
+        return await self._rest(principal, name, idempotency_key, paused=False)
 
     async def list(self, principal: Principal) -> AgentPage:
         """Return every agent that the caller may see, in the order of their names."""
@@ -144,7 +210,28 @@ class AgentService:
         async with self._operation(principal, "read", policy.Listing("agent://")):
             async with self._control.connect() as tx:
                 rows = (await tx.execute(query)).all()
-        return AgentPage(items=[_read(row) for row in rows])
+        return AgentPage(items=[read_item(row) for row in rows])
+
+    async def _rest(
+        self, principal: Principal, name: str, key: str | None, *, paused: bool
+    ) -> AgentItem:
+        at = and_(agents.c.tenant == principal.tenant, agents.c.name == name)
+        changes = update(agents).where(at, agents.c.paused_at.is_(None) == paused)
+        async with self._operation(principal, "write", agent_uri(name), key=key) as op:
+            async with self._control.begin() as tx:
+                done = await op.replay(tx)
+                if done is not None:
+                    return done
+                rests = func.now() if paused else None
+                version = await tx.scalar(
+                    changes.values(paused_at=rests).returning(agents.c.version)
+                )
+                if version is not None:  # what it does is as before: only that it may, changes
+                    await op.journal(tx, version=version, prev_version=version)
+                found = await find_agent(tx, principal.tenant, name)
+                if found is None:
+                    raise _missing(name)
+                return await op.remember(tx, found)
 
     async def _version(self, tx: AsyncConnection, principal: Principal, name: str) -> int | None:
         """Lock the agent and return its version; refuse one agent too many."""
@@ -157,28 +244,6 @@ class AgentService:
                 raise LimitExceeded(f"name: there are {count} agents already, the most allowed")
         return version
 
-    async def _check_model(self, model: str) -> None:
-        # The default always means something, also while no upstream answers.
-        if model == DEFAULT_MODEL:
-            return
-        known = [info.id for info in await self._models() if "chat" in info.capabilities]
-        if model not in known:
-            raise InvalidInput(_unknown("model", model, [DEFAULT_MODEL, *known]), param="model")
-
-    async def _check_tools(self, principal: Principal, wanted: tuple[str, ...]) -> None:
-        known = {tool.name for tool in await self._tools(principal)} if wanted else set[str]()
-        for tool in wanted:
-            if tool not in known:
-                raise InvalidInput(_unknown("tools", tool, sorted(known)), param="tools")
-
-
-def _check_approve(definition: AgentDefinition) -> None:
-    for tool in definition.approve:
-        if tool not in definition.tools:
-            shown = ", ".join(definition.tools[:MOST_SHOWN]) or "none"
-            message = f"approve: {tool!r} is not among the agent's tools; it has {shown}"
-            raise InvalidInput(message, param="approve")
-
 
 async def load_agent(control: AsyncEngine, tenant: str, name: str) -> AgentItem:
     """Read one definition, for an operation that is already open.
@@ -189,15 +254,35 @@ async def load_agent(control: AsyncEngine, tenant: str, name: str) -> AgentItem:
     async with control.connect() as tx:
         found = await find_agent(tx, tenant, name)
     if found is None:
-        raise NotFound(f"agent {name!r} does not exist; agent_list shows those that do")
+        raise _missing(name)
     return found
+
+
+async def is_paused(tx: AsyncConnection, tenant: str, name: str) -> bool:
+    """Tell whether there is such an agent, and no new run of it may begin."""
+    at = and_(agents.c.tenant == tenant, agents.c.name == name, agents.c.paused_at.is_not(None))
+    return await tx.scalar(select(agents.c.version).where(at)) is not None
+
+
+def refuse_paused(agent: AgentItem) -> None:
+    """Return if new runs of the agent may begin.
+
+    Raises:
+        Conflict: it is paused.
+    """
+    if agent["paused"]:
+        raise Conflict(f"agent {agent['name']!r} is paused; agent_resume lets new runs begin")
+
+
+def _missing(name: str) -> NotFound:
+    return NotFound(f"agent {name!r} does not exist; agent_list shows those that do")
 
 
 async def find_agent(tx: AsyncConnection, tenant: str, name: str) -> AgentItem | None:
     """Read one definition in the caller's transaction, None if there is no such agent."""
     query = select(agents).where(agents.c.tenant == tenant, agents.c.name == name)
     row = (await tx.execute(query)).first()
-    return None if row is None else _read(row)
+    return None if row is None else read_item(row)
 
 
 def agent_uri(name: str) -> str:
@@ -209,31 +294,3 @@ def agent_uri(name: str) -> str:
     if "/" in names.container(name, "name"):
         raise InvalidInput(f"name: {name!r} holds a slash; use . _ or - instead", param="name")
     return f"agent://{name}"
-
-
-def _unknown(param: str, value: str, known: Sequence[str]) -> str:
-    shown = ", ".join(known[:MOST_SHOWN]) or "none"
-    more = f" and {len(known) - MOST_SHOWN} more" if len(known) > MOST_SHOWN else ""
-    return f"{param}: {value!r} does not exist; there are {shown}{more}"
-
-
-def _validate(fields: dict[str, Any]) -> AgentDefinition:
-    try:
-        return AgentDefinition.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InvalidInput(f"{where}: {first['msg']}", param=where) from error
-
-
-def _read(row: Row[Any]) -> AgentItem:
-    return _item(row, AgentDefinition.model_validate(row.definition))
-
-
-def _item(row: Row[Any], definition: AgentDefinition) -> AgentItem:
-    return AgentItem(
-        **definition.model_dump(mode="json"),
-        version=row.version,
-        created_at=iso(row.created_at),
-        updated_at=iso(row.updated_at),
-    )

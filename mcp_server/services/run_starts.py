@@ -15,7 +15,7 @@ from mcp_server.operation import Operation, Operations
 from mcp_server.policy import Verb
 from mcp_server.runs.queue import RunQueue
 from mcp_server.runs.record import Run, new_run_id
-from mcp_server.services.agents import agent_uri, load_agent
+from mcp_server.services.agents import agent_uri, load_agent, refuse_paused
 from mcp_server.services.run_access import RunAccess
 from mcp_server.services.run_results import (
     INGESTION_KIND,
@@ -66,18 +66,20 @@ class RunStarts:
         (`temperature`, `response_format`, …) for each turn of the model. `key` is an idempotency key.
 
         Raises:
-            NotFound: there is no such agent. InvalidInput: the input or a term does not fit.
-            LimitExceeded: too many runs wait.
+            NotFound: there is no such agent. Conflict: it is paused.
+            InvalidInput: the input or a term does not fit. LimitExceeded: too many runs wait.
         """
         messages = read_conversation(input)
         uri = agent_uri(agent)
         async with self._operation(principal, "run", uri, key=key) as op:
+            definition = await load_agent(self._control, principal.tenant, agent)
+            refuse_paused(definition)
             run = await self._new_run(
                 op,
                 terms,
                 kind="agent",
                 agent=agent,
-                definition=await load_agent(self._control, principal.tenant, agent),
+                definition=definition,
                 input={"messages": messages, "options": dict(options or {})},
             )
             return run_item(await self._create(op, run))

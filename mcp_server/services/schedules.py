@@ -24,7 +24,12 @@ from mcp_server.runs.timing import (
     parse_timing,
     preview,
 )
-from mcp_server.services.standing_rows import StandingRows, journal_stop
+from mcp_server.services.standing_rows import (
+    LastRun,
+    StandingRows,
+    journal_stop,
+    last_run,
+)
 from mcp_server.services.standing_work import WorkStarter, parse_work
 from mcp_server.storage.sql.run_tables import schedules
 from mcp_server.timestamps import iso, iso_or_none
@@ -49,6 +54,7 @@ class ScheduleItem(TypedDict):
     stopped: str | None
     next_fire_at: str | None
     last_fire_at: str | None
+    last_run: LastRun | None
     subject: str
     version: int
     created_at: str
@@ -166,6 +172,7 @@ class ScheduleService(StandingRows[ScheduleItem]):
             stopped=row.stopped,
             next_fire_at=iso_or_none(row.next_fire_at),
             last_fire_at=iso_or_none(row.last_fire_at),
+            last_run=last_run(row),
             subject=row.subject,
             version=row.version,
             created_at=iso(row.created_at),

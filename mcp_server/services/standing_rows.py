@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 from uuid import uuid4
 
 from sqlalchemy import (
     ColumnElement,
     Row,
+    Select,
     Table,
     and_,
     delete,
@@ -21,6 +23,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from typing_extensions import TypedDict
 
 from mcp_server import journal, policy
 from mcp_server.auth.principal import Principal
@@ -29,6 +32,8 @@ from mcp_server.operation import Operation, Operations
 from mcp_server.runs.standing import Owner, Stop, scopes_now, standing, stop_dead
 from mcp_server.services import names
 from mcp_server.services.standing_work import WorkStarter
+from mcp_server.storage.sql.run_tables import runs
+from mcp_server.timestamps import iso
 
 Kind: TypeAlias = Literal["schedule", "trigger"]
 Item = TypeVar("Item")
@@ -37,6 +42,16 @@ Change: TypeAlias = Callable[[AsyncConnection, Row[Any]], Awaitable[dict[str, An
 """Return the columns to change of a row that the transaction holds."""
 
 MOST_ROWS = 1000
+
+
+class LastRun(TypedDict):
+    """The run that one started last, while it is kept, and what became of it; times are ISO 8601 in UTC."""
+
+    run: str
+    status: str
+    ended_at: str | None
+
+
 _VERSION = text("select next_version(:tenant)")
 _LOCK_TENANT = text("select from tenants where name = :tenant for no key update")
 
@@ -82,7 +97,7 @@ class StandingRows(Generic[Item]):
         base = f"{self._kind}://"
         visible = policy.scope(principal, "read", self._kind).within(base)
         name = self._table.c.name
-        query = select(self._table).where(self._table.c.tenant == principal.tenant).order_by(name)
+        query = self._select().where(self._table.c.tenant == principal.tenant).order_by(name)
         if visible is not None:
             query = query.where(or_(false(), *(func.starts_with(name, p) for p in visible)))
         async with self._operation(principal, "read", policy.Listing(base)):
@@ -216,11 +231,21 @@ class StandingRows(Generic[Item]):
     async def _load(
         self, tx: AsyncConnection, principal: Principal, name: str, *, lock: bool = False
     ) -> Row[Any]:
-        query = select(self._table).where(self._at(principal, name))
-        row = (await tx.execute(query.with_for_update() if lock else query)).first()
+        query = self._select().where(self._at(principal, name))
+        held = query.with_for_update(of=self._table) if lock else query
+        row = (await tx.execute(held)).first()
         if row is None:
             raise NotFound(f"{self._kind} {name!r} does not exist", param="name")
         return row
+
+    def _select(self) -> Select[Any]:
+        """Return the query of all rows, each with what became of the run that it started last."""
+        last = (
+            select(func.jsonb_build_array(runs.c.id, runs.c.status, runs.c.ended_at))
+            .where(runs.c.id == self._table.c.last_run, runs.c.tenant == self._table.c.tenant)
+            .scalar_subquery()
+        )
+        return select(self._table, last.label("last"))
 
     def _at(self, principal: Principal, name: str) -> ColumnElement[bool]:
         return and_(self._table.c.tenant == principal.tenant, self._table.c.name == name)
@@ -230,6 +255,15 @@ class StandingRows(Generic[Item]):
         if "/" in names.container(name, "name"):
             raise InvalidInput(f"name: {name!r} holds a slash; use . _ or - instead", param="name")
         return f"{self._kind}://{name}"
+
+
+def last_run(row: Row[Any]) -> LastRun | None:
+    """Read what became of the run that one started last, None if there is none any more."""
+    if row.last is None:
+        return None
+    run, status, ended_at = row.last
+    ended = None if ended_at is None else iso(datetime.fromisoformat(ended_at))
+    return LastRun(run=run, status=status, ended_at=ended)
 
 
 async def journal_stop(

@@ -18,7 +18,7 @@ from mcp_server.operation import Operations
 from mcp_server.policy import Verb
 from mcp_server.runs.record import Run, new_run_id
 from mcp_server.runs.standing import Owner, Standing, Stop
-from mcp_server.services.agents import agent_uri, find_agent
+from mcp_server.services.agents import agent_uri, find_agent, is_paused
 from mcp_server.services.grants import intersect
 from mcp_server.services.run_results import TOOL_KIND
 from mcp_server.services.run_terms import RunTerms, columns
@@ -172,8 +172,8 @@ class WorkStarter:
         standing: Standing,
         scopes: frozenset[str],
         changes: dict[str, Any] | None,
-    ) -> Run:
-        """Return the run to start, with what its agent is defined as now.
+    ) -> Run | None:
+        """Return the run to start, with what its agent is defined as now; None while the agent is paused.
 
         Raises:
             Stop: the owner may not start it now, or it is not there.
@@ -182,6 +182,8 @@ class WorkStarter:
         try:
             work = parse_work(standing.work)
             verb, uri, egress = self._target(work)
+            if isinstance(work, AgentJob) and await is_paused(tx, principal.tenant, work.agent):
+                return None
             async with self.operation(principal, verb, uri, egress=egress):
                 terms = columns(principal, uri, work.terms())
                 fields = await self._fields(tx, principal, work, changes, standing.name)

@@ -21,7 +21,12 @@ from mcp_server.runs.triggers import (
     fire_triggers,
     parse_condition,
 )
-from mcp_server.services.standing_rows import StandingRows, journal_stop
+from mcp_server.services.standing_rows import (
+    LastRun,
+    StandingRows,
+    journal_stop,
+    last_run,
+)
 from mcp_server.services.standing_work import WorkStarter, parse_work
 from mcp_server.storage.sql.run_tables import triggers
 from mcp_server.timestamps import iso, iso_or_none
@@ -50,6 +55,7 @@ class TriggerItem(TypedDict):
     gathered: int
     fire_at: str | None
     last_fire_at: str | None
+    last_run: LastRun | None
     subject: str
     version: int
     created_at: str
@@ -138,6 +144,7 @@ class TriggerService(StandingRows[TriggerItem]):
             gathered=row.pending["count"] if row.pending else 0,
             fire_at=iso_or_none(row.fire_at),
             last_fire_at=iso_or_none(row.last_fire_at),
+            last_run=last_run(row),
             subject=row.subject,
             version=row.version,
             created_at=iso(row.created_at),

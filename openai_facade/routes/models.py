@@ -12,7 +12,7 @@ from mcp_server.auth.principal import Principal, current_principal
 from mcp_server.doors import DeclaredRoute
 from mcp_server.errors import Forbidden, InvalidInput, NotFound
 from mcp_server.llm.router import DEFAULT
-from mcp_server.services.agents import AgentItem
+from mcp_server.services.agent_items import AgentItem
 from openai_facade.endpoint import declare
 from openai_facade.exchange import Exchange
 from openai_facade.facade import AGENT_PREFIX, Facade

@@ -134,3 +134,63 @@ async def test_one_agent_too_many_is_refused_and_those_that_exist_can_still_chan
     await agents.save(principal, "a", instructions="2")
     with pytest.raises(LimitExceeded, match="there are 1 agents"):
         await agents.save(principal, "b", instructions="")
+
+
+async def test_versions_are_kept_and_read_as_they_were(
+    agents: AgentService, principal: Principal, stranger: Principal
+) -> None:
+    saved = [await agents.save(principal, "v", instructions=text) for text in ("1", "2", "3")]
+    listed = (await agents.versions(principal, "v"))["items"]
+    assert [item["version"] for item in listed] == [item["version"] for item in reversed(saved)]
+    assert {item["subject"] for item in listed} == {principal.subject}
+    for item in saved:
+        then = await agents.get(principal, "v", item["version"])
+        assert (then["instructions"], then["version"]) == (item["instructions"], item["version"])
+        assert then["created_at"] == saved[0]["created_at"]
+    with pytest.raises(NotFound, match=r"has no version 999999, it is at \d+; agent_versions shows"):
+        await agents.get(principal, "v", 999_999)
+    for foreign in (agents.versions(stranger, "v"), agents.get(stranger, "v", listed[0]["version"])):
+        with pytest.raises(NotFound, match="does not exist"):
+            await foreign
+
+
+async def test_the_oldest_versions_give_way(
+    agents: AgentService, principal: Principal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agents_module, "MOST_VERSIONS", 2)
+    saved = [await agents.save(principal, "v", instructions=text) for text in ("1", "2", "3")]
+    kept = [item["version"] for item in (await agents.versions(principal, "v"))["items"]]
+    assert kept == [saved[2]["version"], saved[1]["version"]]
+
+
+async def test_a_deleted_agent_is_gone_with_its_versions_and_may_come_again(
+    agents: AgentService, principal: Principal, stranger: Principal, control: AsyncEngine
+) -> None:
+    first = await agents.save(principal, "gone", instructions="1")
+    assert await agents.delete(stranger, "gone") == {"deleted": False}
+    assert await agents.delete(principal, "gone") == {"deleted": True}
+    assert await agents.delete(principal, "gone") == {"deleted": False}
+    with pytest.raises(NotFound):
+        await agents.get(principal, "gone")
+    again = await agents.save(principal, "gone", instructions="2")
+    assert again["version"] > first["version"]
+    assert len((await agents.versions(principal, "gone"))["items"]) == 1
+    entries, _ = await journal.read(control, principal.tenant, None, 10)
+    assert [entry["verb"] for entry in entries] == ["write", "delete", "write"]
+
+
+async def test_a_pause_outlives_a_save_and_is_journalled_once(
+    agents: AgentService, principal: Principal, control: AsyncEngine
+) -> None:
+    await agents.save(principal, "rests", instructions="1")
+    assert (await agents.pause(principal, "rests"))["paused"]
+    assert (await agents.pause(principal, "rests"))["paused"]
+    assert (await agents.save(principal, "rests", instructions="2"))["paused"]
+    assert not (await agents.resume(principal, "rests"))["paused"]
+    entries, _ = await journal.read(control, principal.tenant, None, 10)
+    assert [entry["verb"] for entry in entries] == ["write"] * 4
+    for absent in (agents.pause(principal, "absent"), agents.resume(principal, "absent")):
+        with pytest.raises(NotFound, match="does not exist"):
+            await absent
+    with pytest.raises(Forbidden):
+        await agents.pause(with_scopes(principal, "read", "run"), "rests")

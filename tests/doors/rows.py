@@ -53,6 +53,16 @@ TEXT = {
     "metadata": {"lang": "en"},
 }
 AGENT = {"name": "door-agent", "instructions": "Answer."}
+SCHEDULE = {
+    "name": "door",
+    "timing": {"cron": "0 0 1 1 *"},
+    "work": {"agent": "door-agent", "input": "x"},
+}
+TRIGGER = {
+    "name": "door",
+    "condition": {"uri": "kv://default/door-never"},
+    "work": {"agent": "door-agent"},
+}
 MISSING_RUN = "run_" + "0" * 32
 # An agent whose run waits for an approval: `$asking` in a row is a new run of it each time.
 ASKING: Step = (
@@ -192,6 +202,53 @@ TOOLS: dict[str, Row] = {
         AGENT, {"name": "door-agent", "instructions": "Answer.", "model": "default"},
         ({"tools": ["no_such_tool"]}, "^invalid_input: "),
     ),
+    "agent_get": Row(
+        {"name": "door-agent"}, {"name": "door-agent", "instructions": "Answer.", "paused": False},
+        ({"name": "absent"}, "^not_found: "), (("agent_save", AGENT),),
+    ),
+    "agent_versions": Row({"name": "door-agent"}, {}, ({"name": "absent"}, "^not_found: "), (("agent_save", AGENT),)),
+    "agent_pause": Row(
+        {"name": "door-resting"}, {"paused": True}, ({"name": "absent"}, "^not_found: "),
+        (("agent_save", {**AGENT, "name": "door-resting"}),),
+    ),
+    "agent_resume": Row(
+        {"name": "door-resting"}, {"paused": False}, ({"name": "absent"}, "^not_found: "),
+        (("agent_save", {**AGENT, "name": "door-resting"}),),
+    ),
+    "agent_delete": Row({"name": "door-absent"}, {"deleted": False}, ({"name": "a/b"}, "^invalid_input: name")),
+    "schedule_save": Row(
+        SCHEDULE, {"name": "door", "enabled": True, "stopped": None, "last_run": None},
+        ({"timing": {"cron": "99 * * * *"}}, "^invalid_input: cron"), (("agent_save", AGENT),),
+    ),
+    "schedule_list": Row({}, {}, ({"limit": 1}, "^invalid_input: limit: schedule_list has no such argument")),
+    "schedule_preview": Row(
+        {"name": "door", "timing": {"at": "2099-01-01T00:00:00Z"}, "count": 2},
+        {"items": [{"tick": "2099-01-01T00:00:00Z", "fires_at": "2099-01-01T00:00:00Z"}]},
+        ({"count": 0}, "^invalid_input: count"),
+    ),
+    "schedule_pause": Row(
+        {"name": "door"}, {"enabled": False}, ({"name": "absent"}, "^not_found: "),
+        (("agent_save", AGENT), ("schedule_save", SCHEDULE)),
+    ),
+    "schedule_resume": Row(
+        {"name": "door"}, {"enabled": True}, ({"name": "absent"}, "^not_found: "),
+        (("agent_save", AGENT), ("schedule_save", SCHEDULE)),
+    ),
+    "schedule_delete": Row({"name": "door-absent"}, {"deleted": False}, ({"name": "a/b"}, "^invalid_input: name")),
+    "trigger_save": Row(
+        TRIGGER, {"name": "door", "enabled": True, "stopped": None, "last_run": None},
+        ({"condition": {"uri": "x"}}, "^invalid_input: condition.uri"), (("agent_save", AGENT),),
+    ),
+    "trigger_list": Row({}, {}, ({"limit": 1}, "^invalid_input: limit: trigger_list has no such argument")),
+    "trigger_pause": Row(
+        {"name": "door"}, {"enabled": False}, ({"name": "absent"}, "^not_found: "),
+        (("agent_save", AGENT), ("trigger_save", TRIGGER)),
+    ),
+    "trigger_resume": Row(
+        {"name": "door"}, {"enabled": True}, ({"name": "absent"}, "^not_found: "),
+        (("agent_save", AGENT), ("trigger_save", TRIGGER)),
+    ),
+    "trigger_delete": Row({"name": "door-absent"}, {"deleted": False}, ({"name": "a/b"}, "^invalid_input: name")),
     "agent_list": Row({}, {}, ({"limit": 1}, "^invalid_input: limit: agent_list has no such argument"), (("agent_save", AGENT),)),
     "agent_run": Row(
         {"agent": "door-agent-run", "input": '{"tool": "kv_get", "arguments": {"key": "door"}}'},

@@ -116,6 +116,8 @@ schedules = Table(
     Column("stopped", Text),
     at("next_fire_at", nullable=True),
     at("last_fire_at", nullable=True),
+    # The run that it started last.
+    Column("last_run", Text),
     Column("version", BigInteger, nullable=False),
     at("created_at"),
 )
@@ -139,6 +141,8 @@ triggers = Table(
     Column("pending", JsonText),
     at("fire_at", nullable=True),
     at("last_fire_at", nullable=True),
+    # The run that it started last.
+    Column("last_run", Text),
     Column("version", BigInteger, nullable=False),
     at("created_at"),
 )

@@ -261,14 +261,3 @@ chunk_vectors = Table(
     Column("embedding", Vector),
     Column("generation", BigInteger),
 )
-
-agents = Table(
-    "agents",
-    metadata,
-    Column("tenant", Text, primary_key=True),
-    Column("name", Text(collation="C"), primary_key=True),
-    Column("definition", JsonText, nullable=False),
-    Column("version", BigInteger, nullable=False),
-    at("created_at"),
-    at("updated_at"),
-)

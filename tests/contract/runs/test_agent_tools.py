@@ -183,3 +183,38 @@ async def test_a_deadline_before_the_wait_still_gives_the_runs_id(
     result = await bus.call(principal, "agent_run", {"agent": "a", "input": "x"}, deadline=deadline)
     assert result.structured is not None
     assert result.structured["run"].startswith("run_")
+
+
+async def test_runs_of_three_versions_at_once_keep_each_its_own_and_a_pause_stops_new_ones_only(
+    bus: Bus, principal: Principal
+) -> None:
+    waiting: dict[str, tuple[str, int]] = {}
+    for tool in ("kv_list", "model_list", "agent_list"):
+        more = {"tools": [tool], "approve": [tool]}
+        saved = await call(bus, principal, "agent_save", name="v", instructions="", **more)
+        begun = await call(bus, principal, "agent_run", agent="v", input="x", wait_seconds=30)
+        assert begun["status"] == "input_required"
+        waiting[tool] = (begun["run"], saved["version"])
+    assert (await call(bus, principal, "agent_pause", name="v"))["paused"]
+    refused = await bus.call(principal, "agent_run", {"agent": "v", "input": "x"})
+    assert refused.is_error
+    assert refused.text == "conflict: agent 'v' is paused; agent_resume lets new runs begin"
+    for tool, (run, version) in waiting.items():
+        await call(bus, principal, "run_input", run=run, answer={"approved": True})
+        done = await _over(bus, principal, run)
+        assert (done["status"], done["agent_version"]) == ("completed", version), done
+        events = (await call(bus, principal, "run_events", run=run, limit=1000))["items"]
+        assert [event["name"] for event in events if event["type"] == "tool_started"] == [tool]
+    assert not (await call(bus, principal, "agent_resume", name="v"))["paused"]
+    again = await call(bus, principal, "agent_run", agent="v", input="x")
+    assert again["status"] == "input_required"
+    assert await call(bus, principal, "agent_delete", name="v") == {"deleted": True}
+    await call(bus, principal, "run_input", run=again["run"], answer={"approved": True})
+    assert (await _over(bus, principal, again["run"]))["status"] == "completed"
+
+
+async def _over(bus: Bus, principal: Principal, run: str) -> Any:
+    async with asyncio.timeout(30):
+        while (found := await call(bus, principal, "run_get", run=run))["ended_at"] is None:
+            await asyncio.sleep(0.01)
+    return found

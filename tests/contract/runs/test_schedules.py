@@ -21,9 +21,9 @@ from mcp_server.errors import Conflict, Forbidden, InvalidInput, LimitExceeded, 
 from mcp_server.operation import Operations
 from mcp_server.services import standing_rows
 from mcp_server.services.standing_keeper import keeping_standing
+from mcp_server.storage.sql.agent_tables import agents as agents_table
 from mcp_server.storage.sql.embedded import Cluster
 from mcp_server.storage.sql.run_tables import runs, schedules
-from mcp_server.storage.sql.schema import agents as agents_table
 from mcp_server.storage.sql.schema import api_keys
 from mcp_server.storage.sql.wake import open_wake
 from mcp_server.timestamps import iso
@@ -494,3 +494,32 @@ async def test_erasing_a_tenant_takes_its_schedules_along(
             text("delete from tenants where name = :tenant"), {"tenant": principal.tenant}
         )
     assert await clock.schedules.fire_due(next_of(item)) == 0
+
+
+async def test_ticks_pass_while_the_agent_is_paused(clock: Clockwork, principal: Principal) -> None:
+    item = await clock.schedules.save(principal, "hourly", timing=HOURLY, work=WORK)
+    first = next_of(item)
+    await clock.agents.pause(principal, "helper")
+    assert await clock.schedules.fire_due(first) == 0
+    resting = await clock.schedules.get(principal, "hourly")
+    assert (resting["stopped"], resting["last_fire_at"]) == (None, None)
+    assert next_of(resting) == first + HOUR
+    await clock.agents.resume(principal, "helper")
+    assert await clock.schedules.fire_due(first + HOUR) == 1
+    assert await clock.ticks(principal, item) == [first + HOUR]
+
+
+async def test_it_tells_what_became_of_the_run_that_it_started_last(
+    clock: Clockwork, principal: Principal
+) -> None:
+    item = await clock.schedules.save(principal, "hourly", timing=HOURLY, work=WORK)
+    assert item["last_run"] is None
+    await clock.schedules.fire_due(next_of(item))
+    (run,) = await clock.runs(principal)
+    queued = (await clock.schedules.get(principal, "hourly"))["last_run"]
+    assert queued == {"run": run.id, "status": "queued", "ended_at": None}
+    await clock.end_runs(principal)
+    (listed,) = await clock.schedules.list(principal)
+    assert listed["last_run"] is not None
+    assert listed["last_run"]["status"] == "cancelled"
+    assert (listed["last_run"]["ended_at"] or "").endswith("Z")
