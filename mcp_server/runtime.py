@@ -33,6 +33,7 @@ from mcp_server.services import Services
 from mcp_server.services.agent_work import AgentWork
 from mcp_server.services.buckets import BucketService, RoutedObjects
 from mcp_server.services.changes import ChangeService
+from mcp_server.services.file_uploads import FileUploadService
 from mcp_server.services.files import FileService
 from mcp_server.services.ingest import IngestService
 from mcp_server.services.kv import KvService, keeping_kv
@@ -144,6 +145,7 @@ async def open_runtime(
             changes=ChangeService(operations, control),
             chats=shared.chats,
             conversations=shared.conversations,
+            file_uploads=FileUploadService(operations, control, objects, settings.max_object_bytes),
             files=FileService(operations, control, objects, vector_stores.leave_all),
             idempotency=shared.idempotency,
             ingest=IngestService(operations, control, objects, vectors, parts.fetcher),

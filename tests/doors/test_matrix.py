@@ -322,6 +322,15 @@ ASKED: dict[str, tuple[str, str, dict[str, Any] | None]] = {
         )
         for more in ("", "/content")
     },
+    "/v1/uploads": ("object://files/", "/v1/uploads", None),
+    **{
+        f"/v1/uploads/{{upload_id}}/{end}": (
+            "object://files/upload_none",
+            f"/v1/uploads/upload_none/{end}",
+            {"part_ids": []},
+        )
+        for end in ("parts", "complete", "cancel")
+    },
     "GET /v1/vector_stores": (Listing("vector://"), "/v1/vector_stores", None),
     "/v1/vector_stores": ("vector://vs_none/", "/v1/vector_stores", {}),
     **{
@@ -359,9 +368,16 @@ ASKED: dict[str, tuple[str, str, dict[str, Any] | None]] = {
 
 
 # Of things with ids of their own: nobody has one yet, as whoever may ask is told.
-ABSENT = ("{chat}", "{response_id}", "{conversation}", "{file_id}", "{vector_store_id}")
+ABSENT = (
+    "{chat}",
+    "{response_id}",
+    "{conversation}",
+    "{file_id}",
+    "{upload_id}",
+    "{vector_store_id}",
+)
 # What these make is a change, or more than the model here can say: asked only where policy refuses it.
-MAKING = ("/v1/conversations", "/v1/files", "/v1/vector_stores", "/v1/responses/compact")
+MAKING = ("/v1/conversations", "/v1/files", "/v1/uploads", "/v1/vector_stores", "/v1/responses/compact")
 # No upstream here takes these; test_passing.py has one that does.
 UNSERVED = ("/v1/moderations", "/v1/audio/", "/v1/images/")
 
