@@ -123,7 +123,7 @@ async def compare(
         share = rest[name] / figure.rate / kind.parts
         print(
             f"  {name:26}{figure.cpu / kind.parts:9.1f} µs {share:7.1f} µs {figure.rate:9.1f}/s"
-            f"   isthmus / it: CPU {figures[OURS].cpu / figure.cpu:6.3f}"
+            f"   isthmus / it: CPU {figures[OURS].cpu / max(figure.cpu, 1.0):6.3f}"
             f"   rate {figures[OURS].rate / figure.rate:6.2f}"
         )
     print()
