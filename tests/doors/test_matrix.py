@@ -322,7 +322,11 @@ ASKED: dict[str, tuple[str, str, dict[str, Any] | None]] = {
         )
         for more in ("", "/content")
     },
-    "/v1/uploads": ("object://files/", "/v1/uploads", None),
+    "/v1/uploads": (
+        "object://files/",
+        "/v1/uploads",
+        {"filename": "a", "purpose": "batch", "bytes": 1, "mime_type": "text/plain"},
+    ),
     **{
         f"/v1/uploads/{{upload_id}}/{end}": (
             "object://files/upload_none",
@@ -377,7 +381,13 @@ ABSENT = (
     "{vector_store_id}",
 )
 # What these make is a change, or more than the model here can say: asked only where policy refuses it.
-MAKING = ("/v1/conversations", "/v1/files", "/v1/uploads", "/v1/vector_stores", "/v1/responses/compact")
+MAKING = (
+    "/v1/conversations",
+    "/v1/files",
+    "/v1/uploads",
+    "/v1/vector_stores",
+    "/v1/responses/compact",
+)
 # No upstream here takes these; test_passing.py has one that does.
 UNSERVED = ("/v1/moderations", "/v1/audio/", "/v1/images/")
 
