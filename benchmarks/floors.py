@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import AsyncIterator
 from typing import Any
 
 from typing_extensions import TypedDict
@@ -57,6 +58,33 @@ def serve_proxy(port: int, upstream: str) -> None:
         if not body.get("stream"):
             return Response(await answer.read(), media_type="application/json")
         return StreamingResponse(answer.content.iter_any(), media_type="text/event-stream")
+
+    app = Starlette(routes=[Route("/v1/chat/completions", chat, methods=["POST"])])
+    uvicorn.run(app, port=port, loop="uvloop", http="httptools", log_level="warning")
+
+
+def serve_sdk_proxy(port: int, upstream: str) -> None:
+    """A proxy as one writes it first: the SDK asks, and its objects are dumped again."""
+    import openai
+    import uvicorn
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response, StreamingResponse
+    from starlette.routing import Route
+
+    client = openai.AsyncOpenAI(base_url=f"{upstream}/v1", api_key="none")
+
+    async def events(stream: Any) -> AsyncIterator[str]:
+        async for chunk in stream:
+            yield f"data: {chunk.model_dump_json()}\n\n"
+        yield "data: [DONE]\n\n"
+
+    async def chat(request: Request) -> Response:
+        body = await request.json()
+        answer: Any = await client.chat.completions.create(**body)
+        if not body.get("stream"):
+            return Response(answer.model_dump_json(), media_type="application/json")
+        return StreamingResponse(events(answer), media_type="text/event-stream")
 
     app = Starlette(routes=[Route("/v1/chat/completions", chat, methods=["POST"])])
     uvicorn.run(app, port=port, loop="uvloop", http="httptools", log_level="warning")
@@ -162,11 +190,13 @@ if __name__ == "__main__":
             serve_http(int(port))
         case ["proxy", port, upstream]:
             serve_proxy(int(port), upstream)
+        case ["sdk-proxy", port, upstream]:
+            serve_sdk_proxy(int(port), upstream)
         case ["upstream", port]:
             serve_upstream(int(port))
         case ["jobs", url, loops]:
             work_off_jobs(url, int(loops))
         case _:
             raise SystemExit(
-                "give stdio, http PORT, proxy PORT UPSTREAM, upstream PORT or jobs URL LOOPS"
+                "give stdio, http PORT, proxy or sdk-proxy PORT UPSTREAM, upstream PORT or jobs URL LOOPS"
             )

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +70,17 @@ async def paired(
     return median(floors), median(figures)
 
 
+async def interleaved(
+    measured: Mapping[str, Callable[[], Awaitable[Figure]]], rounds: int
+) -> dict[str, Figure]:
+    """Measure all in turn and return of each its round with the median CPU."""
+    figures: dict[str, list[Figure]] = {name: [] for name in measured}
+    for _ in range(rounds):
+        for name, once in measured.items():
+            figures[name].append(await once())
+    return {name: median(found) for name, found in figures.items()}
+
+
 def median(figures: list[Figure]) -> Figure:
     """Return the figure with the median CPU."""
     return sorted(figures, key=lambda figure: figure.cpu)[len(figures) // 2]
@@ -102,7 +113,7 @@ async def running(
         stderr=subprocess.DEVNULL,
     )
     try:
-        for _ in range(1200):
+        for _ in range(3600):
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break

@@ -40,6 +40,7 @@ class Control:
     stores: Stores
     runs: RunService
     fetcher: Fetcher
+    address: str
 
 
 @asynccontextmanager
@@ -72,6 +73,7 @@ async def open_control_parts(
             stores=stores,
             runs=runs,
             fetcher=Fetcher(Allowed.parse(settings.fetch_allow)),
+            address=address_of(settings),
         )
 
 
@@ -96,8 +98,16 @@ async def open_control_services(
             keys=parts.keys,
             media=MediaService(operations, files, parts.fetcher),
             models=models,
-            outside_tools=OutsideTools(operations, parts.fetcher),
+            outside_tools=OutsideTools(operations, parts.fetcher, parts.address),
             responses=responses,
             runs=parts.runs,
             turns=turns,
         )
+
+
+def address_of(settings: Settings) -> str:
+    """Return where clients find this server: as the operator says, else where it listens."""
+    if settings.public_url is not None:
+        return settings.public_url
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"

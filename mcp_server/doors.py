@@ -45,7 +45,7 @@ _DEAD = Unauthenticated("the key was revoked or has expired while the request ra
 _STOPPING = Unavailable("the server is stopping; try again")
 
 _DOOR = "isthmus.door"
-_LIVE = "isthmus.live"
+LIVE = "isthmus.live"
 
 # Who sends a request without a key to a route that needs none.
 NOBODY = Principal("", "nobody", frozenset())
@@ -114,7 +114,7 @@ class DeclaredRoute(Route):
                 acting_as(principal),
                 gate.track(principal, streams=self.streams) as live,
             ):
-                scope[_LIVE] = live
+                scope[LIVE] = live
                 await super().handle(scope, live.receiving(counted), answer.send)
             if live.cut_by is not None:
                 raise live.cut_by
@@ -146,7 +146,7 @@ def door_of(scope: Scope) -> str:
 
 def cut_by(scope: Scope) -> AppError | None:
     """Return why a request was ended from outside, None if it was not."""
-    live: LiveRequest | None = scope.get(_LIVE)
+    live: LiveRequest | None = scope.get(LIVE)
     return None if live is None else live.cut_by
 
 

@@ -14,7 +14,7 @@ from mcp_server.auth.principal import Principal
 from mcp_server.bus import Bus, ToolSpec
 from mcp_server.bus_in_process import InProcess
 from mcp_server.completions import add_completions
-from mcp_server.control import open_control_parts, open_control_services
+from mcp_server.control import address_of, open_control_parts, open_control_services
 from mcp_server.declarations import Declared, declare
 from mcp_server.engines import Engines, open_engines
 from mcp_server.extensions.announcing import announce_to_modern_clients
@@ -33,6 +33,7 @@ from mcp_server.services import Services
 from mcp_server.services.agent_work import AgentWork
 from mcp_server.services.buckets import BucketService, RoutedObjects
 from mcp_server.services.changes import ChangeService
+from mcp_server.services.file_uploads import FileUploadService
 from mcp_server.services.files import FileService
 from mcp_server.services.ingest import IngestService
 from mcp_server.services.kv import KvService, keeping_kv
@@ -144,12 +145,13 @@ async def open_runtime(
             changes=ChangeService(operations, control),
             chats=shared.chats,
             conversations=shared.conversations,
+            file_uploads=FileUploadService(operations, control, objects, settings.max_object_bytes),
             files=FileService(operations, control, objects, vector_stores.leave_all),
             idempotency=shared.idempotency,
             ingest=IngestService(operations, control, objects, vectors, parts.fetcher),
             keys=keys,
             kv=kv,
-            links=LinkService(operations, control, objects, keys.scopes_now, _address(settings)),
+            links=LinkService(operations, control, objects, keys.scopes_now, address_of(settings)),
             media=shared.media,
             models=shared.models,
             objects=objects,
@@ -217,14 +219,6 @@ async def open_runtime(
             worker=worker or None,
             works=works,
         )
-
-
-def _address(settings: Settings) -> str:
-    """Return where clients find this server: as the operator says, else where it listens."""
-    if settings.public_url is not None:
-        return settings.public_url
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
-    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
 
 
 def _standing(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -19,6 +20,7 @@ from mcp_server.http_app import HttpApp
 from mcp_server.llm.router import Router
 from mcp_server.loopback import is_loopback
 from mcp_server.settings import Settings
+from mcp_server.sockets import socket_options
 from mcp_server.telemetry import configure_logging
 from mcp_server.transports.bounded_head import BoundedHeadProtocol
 
@@ -31,6 +33,8 @@ GRACE_SECONDS = 3
 # Then they are ended, each with an answer. What still runs after this time is cut off.
 LAST_SECONDS = 4
 BACKLOG = 2048
+# How many more objects than before make the collector look through the young ones; Python says 700.
+YOUNG_OBJECTS = 10_000
 
 
 async def serve(settings: Settings, role: Role) -> int:
@@ -55,7 +59,8 @@ async def serve(settings: Settings, role: Role) -> int:
         async with opening as (http, router):
             # Loads the embedded model behind the first requests, so that the first chat need not wait.
             router.warm()
-            await _Server(http, _url(settings.host, port)).serve(sockets=[listener])
+            server = _Server(http, _url(settings.host, port), settings.max_body_bytes)
+            await server.serve(sockets=[listener])
     return 0
 
 
@@ -88,13 +93,13 @@ async def _open_facade(settings: Settings, local: bool) -> AsyncGenerator[tuple[
 class _Server(uvicorn.Server):
     """Says when it is ready, and ends streams that have no end of their own before it waits for the rest."""
 
-    def __init__(self, http: HttpApp, url: str) -> None:
+    def __init__(self, http: HttpApp, url: str, most_message_bytes: int) -> None:
         super().__init__(
             uvicorn.Config(
                 http.app,
                 http=BoundedHeadProtocol,
                 loop="none",
-                ws="none",
+                **socket_options(most_message_bytes),
                 lifespan="off",
                 log_config=None,
                 access_log=False,
@@ -120,12 +125,23 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
+        _spare_collector()
         print(f"Isthmus is ready at {self._url}", flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._http.close_streams()
         asyncio.get_running_loop().call_later(GRACE_SECONDS, self._http.close_requests)
         await super().shutdown(sockets=sockets)
+
+
+def _spare_collector() -> None:
+    """Let the collector of cycles pass over what lives as long as the server: modules, routes, engines.
+
+    It would walk through all of it again and again, in the middle of requests.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS)
 
 
 async def _ensure_key(settings: Settings, keys: KeyService, *, local: bool) -> None:

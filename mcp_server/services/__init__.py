@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from mcp_server.services.agents import AgentService
     from mcp_server.services.changes import ChangeService
     from mcp_server.services.conversations import ConversationService
+    from mcp_server.services.file_uploads import FileUploadService
     from mcp_server.services.files import FileService
     from mcp_server.services.idempotency import IdempotencyService
     from mcp_server.services.ingest import IngestService
@@ -55,6 +56,7 @@ class Services(ControlServices):
     """Every domain, opened once per process."""
 
     changes: ChangeService
+    file_uploads: FileUploadService
     files: FileService
     ingest: IngestService
     kv: KvService

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Row, Select, and_, or_, select, tuple_
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mcp_server import policy
 from mcp_server.auth.principal import Principal
@@ -16,7 +16,8 @@ from mcp_server.errors import NotFound
 from mcp_server.operation import Operation, Operations
 from mcp_server.services.objects import ObjectService, attributes, content, manifest
 from mcp_server.services.objects.drafts import WriteDraft
-from mcp_server.services.objects.manifest import Payload
+from mcp_server.services.objects.expiry import expire
+from mcp_server.services.objects.manifest import LIVING, Payload
 from mcp_server.services.objects.reads import Found
 from mcp_server.storage.sql.schema import objects
 
@@ -30,16 +31,19 @@ class FileTerms(NamedTuple):
     filename: str
     purpose: str
     content_type: str | None
+    # From its making on; None: until it is deleted.
+    lifetime_seconds: int | None = None
 
 
 class FileRecord(NamedTuple):
-    """One file: `bytes` is its size, `created_at` in Unix seconds."""
+    """One file: `bytes` is its size, `created_at` and `expires_at` in Unix seconds."""
 
     id: str
     bytes: int
     created_at: int
     filename: str
     purpose: str
+    expires_at: int | None = None
 
 
 class FilePage(NamedTuple):
@@ -65,6 +69,11 @@ class _FileDraft(WriteDraft):
         said = {"filename": terms.filename, "purpose": terms.purpose}
         found = Payload.of_blob(blob, kind, attributes.metadata(said), {})
         self._payload = replace(found, id=self.at.key)
+
+    async def apply(self, tx: AsyncConnection, op: Operation) -> dict[str, Any]:
+        done = await WriteDraft.apply(self, tx, op)
+        await expire(tx, self.at, self.terms().lifetime_seconds)
+        return done
 
 
 async def _nowhere(principal: Principal, file_id: str) -> None:
@@ -103,7 +112,7 @@ class FileService:
         row = await manifest.find(self._control, at)
         if row is None:
             raise _unknown(at.key)
-        return _record(row)
+        return record_of(row)
 
     async def get(self, principal: Principal, file_id: str) -> FileRecord:
         """Return what is known of a file.
@@ -116,7 +125,7 @@ class FileService:
             row = await manifest.find(self._control, at)
             if row is None or row.id != row.key:
                 raise _unknown(file_id)
-            return _record(row)
+            return record_of(row)
 
     async def content(self, principal: Principal, file_id: str) -> Found:
         """Return a file's bytes, to be read in parts.
@@ -180,12 +189,15 @@ class FileService:
             columns = (objects.c.created_at, objects.c.id)
             query = query.order_by(*(each.desc() if newest_first else each for each in columns))
             rows = (await connection.execute(query.limit(limit + 1))).all()
-        return FilePage([_record(row) for row in rows[:limit]], len(rows) > limit)
+        return FilePage([record_of(row) for row in rows[:limit]], len(rows) > limit)
 
 
 def _mine(tenant: str, visible: tuple[str, ...] | None) -> ColumnElement[bool]:
     own = and_(
-        objects.c.tenant == tenant, objects.c.bucket == BUCKET, objects.c.key == objects.c.id
+        objects.c.tenant == tenant,
+        objects.c.bucket == BUCKET,
+        objects.c.key == objects.c.id,
+        LIVING,
     )
     if visible is None:
         return own
@@ -193,7 +205,7 @@ def _mine(tenant: str, visible: tuple[str, ...] | None) -> ColumnElement[bool]:
     return and_(own, or_(False, *shown))
 
 
-def _record(row: Row[Any]) -> FileRecord:
+def record_of(row: Row[Any]) -> FileRecord:
     """Read a row; whoever changes an object's metadata over MCP may take these two from it."""
     return FileRecord(
         row.id,
@@ -201,6 +213,7 @@ def _record(row: Row[Any]) -> FileRecord:
         int(row.created_at.timestamp()),
         row.metadata.get("filename", row.id),
         row.metadata.get("purpose", "user_data"),
+        None if row.expires_at is None else int(row.expires_at.timestamp()),
     )
 
 

@@ -58,9 +58,14 @@ class OutsideTools:
     Every operation connects anew: the guard decides again, and no other caller's session is near.
     """
 
-    def __init__(self, operation: Operations, fetcher: Fetcher) -> None:
+    def __init__(self, operation: Operations, fetcher: Fetcher, own_address: str) -> None:
         self._operation = operation
         self._fetcher = fetcher
+        self._own_doors = {own_address.rstrip("/") + path for path in ("/mcp", "/sse")}
+
+    def is_own(self, server: OutsideServer) -> bool:
+        """Tell whether a server is this one, as whoever asks: with headers it might be as somebody else."""
+        return not server.headers and server.url.rstrip("/") in self._own_doors
 
     async def list(self, principal: Principal, server: OutsideServer) -> list[OutsideTool]:
         """Return the tools of a server, 500 at most.

@@ -30,6 +30,7 @@ class BoundedHeadProtocol(HttpToolsProtocol):
         self._hidden_bytes = 0
         self._moved = False
         self._in_head = False
+        self._upgraded = False
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]  as uvicorn's own
@@ -54,6 +55,10 @@ class BoundedHeadProtocol(HttpToolsProtocol):
         self._stop_waiting()
         super().on_headers_complete()
 
+    def handle_websocket_upgrade(self) -> None:
+        super().handle_websocket_upgrade()
+        self._upgraded = True  # another protocol has the connection now
+
     def on_body(self, body: bytes) -> None:
         self._moved = True
         super().on_body(body)
@@ -65,7 +70,7 @@ class BoundedHeadProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._moved = False
         super().data_received(data)
-        if self.transport.is_closing():
+        if self._upgraded or self.transport.is_closing():
             return
         # Where in the data a head or trailers began is not known: before them may stand the end of a
         # body. So the bound is kept to within one read of the socket.

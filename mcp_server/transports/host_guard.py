@@ -42,7 +42,7 @@ class HostGuard:
         self._origins = {item.rstrip("/").lower() for item in origins}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
+        if scope["type"] in {"http", "websocket"}:
             # The parser keeps blanks around values; the protocol compares them without.
             scope["headers"] = headers = [
                 (name, value.strip(b" \t")) for name, value in scope["headers"]

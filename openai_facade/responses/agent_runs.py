@@ -9,7 +9,7 @@ from typing import Any
 
 from mcp_server.agents.events import LoopEvent
 from mcp_server.auth.principal import Principal
-from mcp_server.errors import Conflict, NotFound
+from mcp_server.errors import Conflict, Forbidden, NotFound
 from mcp_server.services.run_results import RunItem
 from openai_facade.agent_chat import agent_goes_on
 from openai_facade.facade import AGENT_PREFIX, Facade
@@ -187,7 +187,7 @@ async def _run(facade: Facade, principal: Principal, run: str | None) -> RunItem
         return None
     try:
         found = await facade.services.runs.get(principal, run)
-    except NotFound:
+    except (NotFound, Forbidden):  # to whoever may read no runs, there is none
         return None
     return found if found["kind"] == _AGENT_KIND else None
 

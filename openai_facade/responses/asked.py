@@ -20,7 +20,7 @@ from openai_facade.translate.response_search import Sources
 class Asked:
     """A checked request with all that it names; without `model` an agent answers, of id `known_as`.
 
-    If it only answers what an agent's run asked, that run is `continued`.
+    `previous` is the stored response that it goes on from. If it only answers what an agent's run asked, that run is `continued`.
     """
 
     body: dict[str, Any]
@@ -29,6 +29,7 @@ class Asked:
     answered: list[Answered]
     model: Model | None
     known_as: str
+    previous: str | None
     continued: Continued | None = None
 
     def chat(self, made: list[Item], sources: Sources) -> ChatRequest:

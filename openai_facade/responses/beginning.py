@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 from mcp_server.auth.principal import Principal
+from mcp_server.services.responses import StoredResponse
 from openai_facade.facade import AGENT_PREFIX, Facade
 from openai_facade.responses.agent_runs import Continued, answered_run
 from openai_facade.responses.approvals import read_approvals
@@ -28,10 +30,11 @@ async def begin(
     *,
     memory: Memory | None = None,
     begun: Begun | None = None,
+    recent: StoredResponse | None = None,
 ) -> Answering:
     """Check a request and read what it goes on from; nothing is asked of a model yet.
 
-    What it answers of another response's or an agent's run counts from now on, unless it is `begun`.
+    It may go on from `recent`, too, which is stored nowhere. What it answers of another response's or an agent's run counts from now on, unless it is `begun`.
 
     Raises:
         AppError: the request does not fit, or names what is not there. Conflict: what it answers was
@@ -41,20 +44,23 @@ async def begin(
     continued = await answered_run(facade, principal, body, model_id)
     if continued is not None:
         return await _go_on(facade, principal, body, continued)
-    context = await load_context(facade.services.responses, memory, principal, body, facade.sealer)
+    previous: str | None = body.get("previous_response_id")
+    stored = facade.services.responses
+    context = await load_context(stored, memory, principal, body, facade.sealer, recent)
+    if recent is not None and previous == recent.id:  # nobody else will know what it was
+        previous, context = None, replace(context, earlier=[], own=context.items)
     tools = await gather_tools(
         *(facade.bus, facade.services.outside_tools, principal, body, context.items)
     )
     answered = read_approvals(context, tools.calls)
-    messages_of_items(
-        context.readable(context.items), Sources()
-    )  # so that a gap shows before anything is told
+    # So that a gap shows before anything is told:
+    messages_of_items(context.readable(context.items), Sources())
     model, known_as = None, model_id
     if not model_id.startswith(AGENT_PREFIX):
         model, known_as = await facade.router.resolve(model_id)
     elif body.get("tools"):
         raise unsupported("tools", "an agent has the tools of its definition; leave it out.")
-    asked = Asked(body, context, tools, answered, model, known_as)
+    asked = Asked(body, context, tools, answered, model, known_as, previous)
     if begun is None:
         await settle(facade, principal, answered)
         return Answering(facade, principal, asked, _new(body), 0, memory)
@@ -67,7 +73,7 @@ async def _go_on(
     facade: Facade, principal: Principal, body: dict[str, Any], continued: Continued
 ) -> Answering:
     context = Context([], continued.items, [])
-    asked = Asked(body, context, ToolSet(), [], None, body["model"], continued)
+    asked = Asked(body, context, ToolSet(), [], None, body["model"], continued.previous, continued)
     await continued.answer(facade, principal)
     return Answering(facade, principal, asked, _new(body), 0, None)
 

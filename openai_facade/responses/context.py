@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import InvalidInput, NotFound
 from mcp_server.sealing import Sealer
-from mcp_server.services.responses import ResponseService
+from mcp_server.services.responses import ResponseService, StoredResponse
 from openai_facade.translate.response_items import kept_items
 from openai_facade.translate.response_object import ENDED, Item, Response
 from openai_facade.wire.faults import InvalidRequest, invalid, missing
@@ -78,13 +78,14 @@ async def load_context(
     principal: Principal,
     body: Mapping[str, Any],
     sealer: Sealer,
+    recent: StoredResponse | None = None,
 ) -> Context:
-    """Read what a checked body goes on from.
+    """Read what a checked body goes on from; `recent` is a response that may be stored nowhere.
 
     Raises:
         InvalidRequest: a response, conversation or item that it names is not there.
     """
-    earlier = _once(await _earlier(responses, memory, principal, body))
+    earlier = _once(await _earlier(responses, memory, principal, body, recent))
     own = kept_items(body.get("input"))
     if not own and not earlier:
         raise missing("input")
@@ -119,9 +120,15 @@ def _summary(text: str) -> Item:
 
 
 async def _earlier(
-    responses: ResponseService, memory: Memory | None, principal: Principal, body: Mapping[str, Any]
+    responses: ResponseService,
+    memory: Memory | None,
+    principal: Principal,
+    body: Mapping[str, Any],
+    recent: StoredResponse | None,
 ) -> list[Item]:
     previous = body.get("previous_response_id")
+    if recent is not None and previous == recent.id:
+        return recent.items
     if previous is not None:
         return await _chain(responses, principal, previous)
     conversation = conversation_id(dict(body))

@@ -75,6 +75,16 @@ class Answering:
         return self._told.response
 
     @property
+    def hidden(self) -> dict[str, dict[str, Any]]:
+        """By item id, the fields that are shown only to who asks for them."""
+        return self._told.hidden
+
+    @property
+    def read(self) -> list[Item]:
+        """All that the model read: what it goes on from, and its request's own items."""
+        return self._asked.context.items
+
+    @property
     def answered(self) -> list[Answered]:
         """What its request says to what other responses asked."""
         return self._asked.answered
@@ -279,10 +289,7 @@ class Answering:
 
     async def _store(self, steps: Steps | None) -> None:
         asked, hidden = self._asked, self._told.hidden
-        previous = asked.body.get("previous_response_id")
-        if asked.continued is not None:
-            previous = asked.continued.previous
-        kept = Kept(asked.body, asked.context.own, self.response, hidden, previous)
+        kept = Kept(asked.body, asked.context.own, self.response, hidden, asked.previous)
         await keep(self._facade, self._principal, kept, self._memory, steps)
 
     async def _keep_failed(self, steps: Steps | None) -> None:

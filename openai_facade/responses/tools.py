@@ -99,7 +99,7 @@ async def gather_tools(
         if tool["type"] == "mcp":
             place = f"tools[{index}]"
             server = _server(place, tool)
-            if server is None:
+            if server is None or (outside is not None and outside.is_own(server)):
                 there: Sequence[Listed] | None = await bus.list_tools(principal)
             else:
                 there = await _listed(tools, outside, principal, tool, server, listed)

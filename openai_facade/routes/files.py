@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import orjson
 
@@ -12,12 +12,13 @@ from mcp_server.auth.principal import current_principal
 from mcp_server.doors import DeclaredRoute
 from mcp_server.policy import Verb
 from mcp_server.ranges import span
-from mcp_server.services.files import FileRecord, FileTerms, UnknownFile
+from mcp_server.services.files import FileTerms, UnknownFile
 from openai_facade.endpoint import Handler, declare
 from openai_facade.exchange import Exchange
 from openai_facade.facade import Facade
-from openai_facade.wire.faults import InvalidRequest, missing, unsupported
+from openai_facade.wire.faults import InvalidRequest
 from openai_facade.wire.fields import one_of
+from openai_facade.wire.files import SHOWN, checked_purpose, file_object, lifetime_of_form
 from openai_facade.wire.form_stream import FormStream
 from openai_facade.wire.pages import list_object, page_arguments, query_of, unknown_cursor
 
@@ -25,9 +26,6 @@ NEEDS_DATA = True
 
 _ONE = "/v1/files/{file_id}"
 _MOST_LISTED = 10_000
-# "evals" is a purpose of requests only, and of a product that is not here.
-_GIVEN = ("assistants", "batch", "fine-tune", "vision", "user_data")
-_SHOWN = (*_GIVEN, "assistants_output", "batch_output", "fine-tune-results")
 
 
 def routes(facade: Facade) -> list[DeclaredRoute]:
@@ -71,7 +69,7 @@ class _Resource:
         made = await self._facade.data.files.create(
             current_principal(), checked(), lambda: _terms(forms[0])
         )
-        await exchange.answer(orjson.dumps(_shown(made)))
+        await exchange.answer(orjson.dumps(file_object(made)))
 
     async def list(self, exchange: Exchange) -> None:
         query = query_of(exchange.scope)
@@ -80,7 +78,7 @@ class _Resource:
             _refuse("before", "files are listed behind 'after'.")
         purpose = query.get("purpose") or None
         if purpose is not None:
-            one_of(_SHOWN)("purpose", purpose)
+            one_of(SHOWN)("purpose", purpose)
         try:
             found = await self._facade.data.files.list(
                 current_principal(),
@@ -92,12 +90,12 @@ class _Resource:
         except UnknownFile as error:
             raise unknown_cursor("after", page.after or "") from error
         await exchange.answer(
-            orjson.dumps(list_object([_shown(each) for each in found.items], found.has_more))
+            orjson.dumps(list_object([file_object(each) for each in found.items], found.has_more))
         )
 
     async def retrieve(self, exchange: Exchange) -> None:
         found = await self._facade.data.files.get(current_principal(), _id(exchange))
-        await exchange.answer(orjson.dumps(_shown(found)))
+        await exchange.answer(orjson.dumps(file_object(found)))
 
     async def delete(self, exchange: Exchange) -> None:
         file_id = _id(exchange)
@@ -125,35 +123,18 @@ class _Resource:
 
 
 def _terms(form: FormStream) -> FileTerms:
-    for name in form.fields:
-        if name.startswith("expires_after"):
-            _refuse("expires_after", "files are kept until they are deleted.")
-    purpose = form.fields.get("purpose")
-    if purpose is None:
-        raise missing("purpose")
-    if purpose == "evals":
-        raise unsupported("purpose", "this server has no evals.")
-    one_of(_GIVEN)("purpose", purpose)
-    return FileTerms(form.filename or "file", purpose, form.content_type)
+    return FileTerms(
+        form.filename or "file",
+        checked_purpose(form.fields.get("purpose")),
+        form.content_type,
+        lifetime_of_form(form.fields),
+    )
 
 
 def _refuse(param: str, why: str) -> NoReturn:
     raise InvalidRequest(
         f"Unsupported parameter: '{param}': {why}", param=param, wire_code="unsupported_parameter"
     )
-
-
-def _shown(record: FileRecord) -> dict[str, Any]:
-    purpose = record.purpose if record.purpose in _SHOWN else "user_data"
-    return {
-        "id": record.id,
-        "object": "file",
-        "bytes": record.bytes,
-        "created_at": record.created_at,
-        "filename": record.filename,
-        "purpose": purpose,
-        "status": "processed",
-    }
 
 
 def _id(exchange: Exchange) -> str:

@@ -36,8 +36,10 @@ from mcp_server.errors import AppError
 from mcp_server.runtime import Runtime, open_runtime
 from mcp_server.secret import server_secret
 from mcp_server.settings import Settings
+from mcp_server.sockets import socket_options
 from mcp_server.transports.bounded_head import BoundedHeadProtocol
 
+MOST_MESSAGE_BYTES = 1_000_000
 DOORS = ("bus", "bus-http", "stdio", "http", "http-legacy", "sse", "sse-modern", "chat")
 
 
@@ -66,7 +68,7 @@ async def serving(app: ASGIApp) -> AsyncGenerator[str]:
             http=BoundedHeadProtocol,
             lifespan="off",
             log_config=None,
-            ws="none",
+            **socket_options(MOST_MESSAGE_BYTES),
             reset_contextvars=True,
             timeout_graceful_shutdown=2,
         )

@@ -26,6 +26,7 @@ from mcp_server.placement import Placements
 from mcp_server.policy import Listing
 from mcp_server.runtime import open_runtime
 from mcp_server.settings import Settings
+from mcp_server.sockets import DeclaredSocket
 from mcp_server.storage.sql.run_tables import runs
 from mcp_server.storage.sql.schema import journal, vector_stores
 from tests.doors import raw
@@ -323,6 +324,19 @@ ASKED: dict[str, tuple[str, str, dict[str, Any] | None]] = {
         )
         for more in ("", "/content")
     },
+    "/v1/uploads": (
+        "object://files/",
+        "/v1/uploads",
+        {"filename": "a", "purpose": "batch", "bytes": 1, "mime_type": "text/plain"},
+    ),
+    **{
+        f"/v1/uploads/{{upload_id}}/{end}": (
+            "object://files/upload_none",
+            f"/v1/uploads/upload_none/{end}",
+            {"part_ids": []},
+        )
+        for end in ("parts", "complete", "cancel")
+    },
     "GET /v1/vector_stores": (Listing("vector://"), "/v1/vector_stores", None),
     "/v1/vector_stores": ("vector://vs_none/", "/v1/vector_stores", {}),
     **{
@@ -360,9 +374,22 @@ ASKED: dict[str, tuple[str, str, dict[str, Any] | None]] = {
 
 
 # Of things with ids of their own: nobody has one yet, as whoever may ask is told.
-ABSENT = ("{chat}", "{response_id}", "{conversation}", "{file_id}", "{vector_store_id}")
-# What these make is a change, so they are asked only where policy refuses it.
-MAKING = ("/v1/conversations", "/v1/files", "/v1/vector_stores")
+ABSENT = (
+    "{chat}",
+    "{response_id}",
+    "{conversation}",
+    "{file_id}",
+    "{upload_id}",
+    "{vector_store_id}",
+)
+# What these make is a change, or more than the model here can say: asked only where policy refuses it.
+MAKING = (
+    "/v1/conversations",
+    "/v1/files",
+    "/v1/uploads",
+    "/v1/vector_stores",
+    "/v1/responses/compact",
+)
 # No upstream here takes these; test_passing.py has one that does.
 UNSERVED = ("/v1/moderations", "/v1/audio/", "/v1/images/")
 
@@ -383,6 +410,7 @@ def served(world: World, *, public: bool) -> list[tuple[DeclaredRoute, str]]:
         for route in world.live.http.gate.routes
         if route.public is public
         if not route.local  # test_metrics.py asks it
+        if not isinstance(route, DeclaredSocket)  # test_openai_socket.py asks it
         for method in sorted(route.methods or {"GET", "POST", "DELETE"})
     ]
 

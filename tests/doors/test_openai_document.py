@@ -19,7 +19,6 @@ VALID: dict[str, dict[str, Any]] = {
     "/chat/completions": {"model": "default", "messages": [{"role": "user", "content": "x"}]},
     "/completions": {"model": "default", "prompt": "x"},
     "/responses": {"model": "default", "input": "x"},
-    "/files": {"purpose": "user_data"},
 }
 
 
@@ -50,11 +49,7 @@ async def test_what_is_told_as_refused_is_refused_by_name(
     live: Live, client: httpx2.AsyncClient, key: tuple[str, str], name: str
 ) -> None:
     valid, url = VALID[key[1]], f"{live.url}/v1{key[1]}"
-    if key[1] == "/files":
-        fields = {**valid, f"{name}[anchor]": "created_at"}
-        answer = await client.post(url, data=fields, files={"file": b"x"})
-    else:
-        answer = await client.post(url, json={**valid, name: {"id": "x"}})
+    answer = await client.post(url, json={**valid, name: {"id": "x"}})
     assert answer.status_code == 400, answer.text
     error = answer.json()["error"]
     assert (error["param"], error["code"][:11]) == (name, "unsupported")

@@ -90,7 +90,9 @@ async def test_files_are_listed_by_purpose_in_pages(client: AsyncOpenAI) -> None
         ({}, "purpose"),
         ({"purpose": "evals"}, "purpose"),
         ({"purpose": "elsewhere"}, "purpose"),
-        ({"purpose": "batch", "expires_after[anchor]": "created_at"}, "expires_after"),
+        ({"purpose": "batch", "expires_after[anchor]": "created_at"}, "expires_after.seconds"),
+        ({"purpose": "batch", "expires_after[seconds]": "3600"}, "expires_after.anchor"),
+        ({"purpose": "batch", "expires_after": "3600"}, "expires_after"),
     ],
 )
 async def test_forms_that_do_not_fit_are_refused_by_name_and_store_nothing(

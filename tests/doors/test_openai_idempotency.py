@@ -99,7 +99,7 @@ async def test_a_refused_request_gives_its_key_back(client: httpx2.AsyncClient) 
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "ключ".encode().decode("latin-1")])
 async def test_a_key_that_is_none_is_refused(client: httpx2.AsyncClient, key: str) -> None:
     refused = await client.post(
-        "/v1/conversations", json={}, headers=[("Idempotency-Key", key.encode("latin-1"))]
+        "/v1/conversations", json={}, headers=[(b"Idempotency-Key", key.encode("latin-1"))]
     )
     assert refused.status_code == 400
     assert "Idempotency-Key" in refused.json()["error"]["message"]

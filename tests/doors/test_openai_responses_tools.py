@@ -269,6 +269,23 @@ async def test_a_server_elsewhere_is_reached_where_the_guard_admits_it(
         assert "there is no tool 'other__kv_get'" in third.output_text
 
 
+async def test_the_servers_own_address_needs_no_second_key(scratch: Path) -> None:
+    address = "https://isthmus.example.com"
+    async with (
+        open_live(scratch / "response-own", public_url=address) as live,
+        AsyncOpenAI(base_url=f"{live.url}/v1", api_key=live.key, max_retries=0) as client,
+    ):
+        here = World(live, client)
+        mine: Any = RUNS | {"server_label": "mine", "server_url": f"{address}/mcp"}
+        answer = await ask(here, "mine__kv_set", {"key": "own", "value": 9}, tools=[mine])
+        assert kinds(answer) == ["mcp_list_tools", "mcp_call", "message"]
+        assert (answer.output[1].name, answer.output[1].server_label) == ("kv_set", "mine")
+        assert (await value_of(here, "own"))["value"] == 9
+        get = ("mine__kv_get", {"key": "own"})
+        again = await ask(here, *get, tools=[mine], previous_response_id=answer.id)
+        assert (kinds(again), again.output[0].error) == (["mcp_call", "message"], None)
+
+
 @pytest.mark.parametrize(
     "tool",
     [

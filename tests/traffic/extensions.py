@@ -30,12 +30,30 @@ def _mcp_tools(body: Any) -> bool:
     return found
 
 
+def _loose_functions(body: Any) -> bool:
+    tools = body.get("tools") if isinstance(body, dict) else None
+    loose = [
+        tool
+        for tool in (tools if isinstance(tools, list) else [])
+        if isinstance(tool, dict) and tool.get("type") == "function" and "strict" not in tool
+    ]
+    for tool in loose:
+        tool["strict"] = None
+    return bool(loose)
+
+
 EXTENSIONS = (
     Extension(
         "mcp tools in chat",
         "OpenAI has them in responses only; a chat opts into this server's tools in the same form",
         frozenset({"/chat/completions"}),
         _mcp_tools,
+    ),
+    Extension(
+        "functions of responses without strict",
+        "the document demands the field, OpenAI's own API does not, and some clients leave it out",
+        frozenset({"/responses"}),
+        _loose_functions,
     ),
 )
 

@@ -83,3 +83,13 @@ def test_an_extension_is_taken_out_and_counted() -> None:
 def test_paths_are_known_by_their_templates() -> None:
     assert path_template("GET", "/v1/responses/resp_1?stream=true") == "/responses/{response_id}"
     assert path_template("PATCH", "/v1/responses/resp_1") is None
+
+
+def test_a_function_of_a_response_may_leave_out_strict() -> None:
+    function = {"type": "function", "name": "add", "parameters": {"type": "object"}}
+    asked = {"model": "m", "input": "hi", "tools": [function]}
+    finding = check(exchange("/responses", {}, asked))
+    assert finding.removed == ["functions of responses without strict"]
+    assert not [fault for fault in finding.faults if fault.startswith("request")]
+    wrong = asked | {"tools": [function | {"name": 5}]}
+    assert [f for f in check(exchange("/responses", {}, wrong)).faults if f.startswith("request")]

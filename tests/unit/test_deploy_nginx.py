@@ -171,6 +171,15 @@ def test_a_request_arrives_under_its_own_host_and_with_what_nginx_knows(door: Do
     assert "forwarded" not in headers
 
 
+@pytest.mark.parametrize(("path", "passed"), [("/v1/responses", True), ("/v1/models", False)])
+def test_an_upgrade_is_passed_on_for_responses_only(door: Door, path: str, passed: bool) -> None:
+    told = door.ask("GET", path, Upgrade="websocket", Connection="Upgrade")[2]
+    headers = {name.lower(): value for name, value in told["headers"].items()}
+    assert (headers.get("upgrade"), headers.get("connection") == "upgrade") == (
+        ("websocket", True) if passed else (None, False)
+    )
+
+
 def test_every_answer_has_one_request_id_and_the_security_headers(door: Door) -> None:
     _, own, told = door.ask("GET", "/mcp")
     assert own["x-request-id"] == told["headers"]["X-Request-Id"]

@@ -29,6 +29,8 @@ STAYS = frozenset(
         "object_uploads",
         "object_upload_parts",
         "object_links",
+        "file_uploads",
+        "file_upload_parts",
         "units",
         "unit_holds",
         "unit_blobs",

@@ -15,7 +15,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mcp_server.errors import AppError
-from mcp_server.services.objects import upload_rows
+from mcp_server.services.objects import file_upload_rows, upload_rows
+from mcp_server.services.objects.expiry import purge_expired
 from mcp_server.services.objects.versions import purge_versions
 from mcp_server.storage.objects import BlobStore
 
@@ -92,6 +93,8 @@ async def _collect_forever(
                 sweep_at = time.monotonic() + schedule.sweep_every.total_seconds()
             await purge_versions(control, undo_days)
             await upload_rows.purge(control)
+            await file_upload_rows.purge(control)
+            await purge_expired(control)
             await collect_garbage(control, blobs, schedule.grace)
         except (AppError, SQLAlchemyError, OSError) as error:
             logger.warning("blobs are not collected now, the next round tries again: %s", error)

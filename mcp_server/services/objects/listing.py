@@ -36,6 +36,7 @@ _PAGE = text(
                         end as folded
                     from objects
                     where tenant = :tenant and bucket = :bucket
+                        and (expires_at is null or expires_at > now())
                         and key >= greatest(span.low collate "C", walk.bound)
                         and (span.high is null or key < span.high)
                     order by key

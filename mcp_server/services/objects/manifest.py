@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC
 from typing import Any
 
-from sqlalchemy import Row, delete, func, null, select, update
+from sqlalchemy import Row, delete, func, null, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -23,6 +23,8 @@ from mcp_server.storage.sql.schema import garbage_blobs, objects, tenants
 
 # What a version keeps of the row that it was.
 _KEPT = [column.name for column in object_versions.c if column.name != "replaced_at"]
+# What has expired is not there, though it was not purged yet.
+LIVING = or_(objects.c.expires_at.is_(None), objects.c.expires_at > func.now())
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ async def blob_namespace(control: AsyncEngine) -> str:
 
 async def find(control: AsyncEngine, at: Address, version: int | None = None) -> Row[Any] | None:
     """Return the present row, or that of a version that is kept; with `replaced_at`."""
-    present = select(objects, null().label("replaced_at")).where(at.row())
+    present = select(objects, null().label("replaced_at")).where(at.row(), LIVING)
     async with control.connect() as connection:
         if version is None:
             return (await connection.execute(present)).first()
@@ -92,7 +94,7 @@ async def find_version(
 
 async def lock(tx: AsyncConnection, at: Address) -> Row[Any] | None:
     """Return the present row, locked until `tx` ends."""
-    return (await tx.execute(select(objects).where(at.row()).with_for_update())).first()
+    return (await tx.execute(select(objects).where(at.row(), LIVING).with_for_update())).first()
 
 
 async def lock_all(
@@ -117,7 +119,9 @@ async def write(
         before = await lock(tx, at)
         guard.check(before)
         if before is None:
-            row = await _insert(tx, at, payload)  # None: another writer was faster, so look again
+            row = await _insert(tx, at, payload)
+            if row is None:  # another writer was faster, or what expired stands there: look again
+                await _bury(tx, at)
         else:
             row = await _replace(tx, before, payload, keep=keep)
         if row is not None:
@@ -168,6 +172,11 @@ async def _insert(tx: AsyncConnection, at: Address, payload: Payload) -> Row[Any
         .returning(objects)
     )
     return (await tx.execute(query)).first()
+
+
+async def _bury(tx: AsyncConnection, at: Address) -> None:
+    expired = delete(objects).where(at.row(), objects.c.expires_at <= func.now())
+    await discard(tx, (await tx.scalars(expired.returning(objects.c.blob))).all())
 
 
 async def _replace(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +26,7 @@ from mcp_server.services.objects import attributes, content, manifest, shapes, u
 from mcp_server.services.objects.addresses import Address
 from mcp_server.services.objects.conditions import Condition
 from mcp_server.services.objects.feed import Checksum, Feed
+from mcp_server.services.objects.joining import joined
 from mcp_server.services.objects.manifest import Payload
 from mcp_server.services.objects.service import ObjectService
 from mcp_server.services.objects.upload_rows import Upload
@@ -213,7 +214,7 @@ class UploadService:
         ]
         parts += [(blob.key, blob.size) for blob in last]
         alone = len(parts) == 1 and len(last) == 1
-        whole = last[0] if alone else await self._blobs.put(self._joined(parts))
+        whole = last[0] if alone else await self._blobs.put(joined(self._blobs, parts))
         payload = Payload.of_blob(whole, row.content_type, row.metadata, row.tags)
         condition, keep = Condition(row.if_match, row.if_none_match), self._objects.stores.keep
         try:
@@ -232,12 +233,6 @@ class UploadService:
         if not alone:
             await self._delete(last)
         return upload.advanced(moved, info)
-
-    async def _joined(self, parts: Sequence[tuple[str, int]]) -> AsyncGenerator[bytes]:
-        for blob, size in parts:
-            async with aclosing(self._blobs.get(blob, 0, size)) as chunks:
-                async for chunk in chunks:
-                    yield chunk
 
     async def _end(self, upload: Upload) -> None:
         async with self._control.begin() as tx:

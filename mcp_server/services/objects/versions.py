@@ -9,7 +9,7 @@ from sqlalchemy import Row, null, select, text, union_all
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mcp_server.services.objects.addresses import Address
-from mcp_server.services.objects.manifest import discard
+from mcp_server.services.objects.manifest import LIVING, discard
 from mcp_server.storage.sql.object_tables import object_versions
 from mcp_server.storage.sql.schema import objects
 
@@ -32,7 +32,9 @@ async def versions_of(
     kept = [column for column in object_versions.c if column.name != "replaced_at"]
     present = select(*(objects.c[column.name] for column in kept), null().label("replaced_at"))
     earlier = select(*kept, object_versions.c.replaced_at)
-    both = union_all(present.where(at.row()), earlier.where(at.row(object_versions))).subquery()
+    both = union_all(
+        present.where(at.row(), LIVING), earlier.where(at.row(object_versions))
+    ).subquery()
     query = select(both).order_by(both.c.version.desc()).limit(count)
     if below is not None:
         query = query.where(both.c.version < below)

@@ -17,6 +17,7 @@ from mcp_server.operation import Operation, Operations
 from mcp_server.runs.record import Run
 from mcp_server.services import names
 from mcp_server.services.files import BUCKET, UnknownFile
+from mcp_server.services.objects.manifest import LIVING
 from mcp_server.services.runs import RunService
 from mcp_server.services.vector_stores import attaching, file_rows
 from mcp_server.services.vector_stores.records import (
@@ -95,7 +96,7 @@ class VectorFiles(StoreAccess):
             listed = bindparam("files", list(wanted), type_=ARRAY(Text))
             query = select(objects.c.key).where(
                 *(objects.c.tenant == op.principal.tenant, objects.c.bucket == BUCKET),
-                *(objects.c.key == any_(listed), objects.c.key == objects.c.id),
+                *(objects.c.key == any_(listed), objects.c.key == objects.c.id, LIVING),
             )
             there = set(await tx.scalars(query))
         for file in wanted:

@@ -174,6 +174,8 @@ objects = Table(
     Column("tags", JSONB, nullable=False),
     at("created_at"),
     at("updated_at"),
+    # From then on nobody sees it; null if it stays.
+    at("expires_at", nullable=True),
 )
 
 # Blobs that a manifest row ceased to name: the collector deletes the payload if none names it, then the row.

@@ -1,0 +1,92 @@
+"""Terms and objects of `/v1/files` and `/v1/uploads`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mcp_server.services.files import FileRecord
+from openai_facade.wire.faults import InvalidRequest, missing, unsupported
+from openai_facade.wire.fields import as_object, integer, one_of, required
+
+# "evals" is a purpose of requests only, and of a product that is not here.
+GIVEN = ("assistants", "batch", "fine-tune", "vision", "user_data")
+SHOWN = (*GIVEN, "assistants_output", "batch_output", "fine-tune-results")
+
+# OpenAI's document 2.3.0: an hour to 30 days.
+_SHORTEST, _LONGEST = 3600, 2_592_000
+_EXPIRES = "expires_after"
+
+
+def checked_purpose(purpose: str | None) -> str:
+    """Return a purpose that a file may be given.
+
+    Raises:
+        InvalidRequest: it is none.
+    """
+    if purpose is None:
+        raise missing("purpose")
+    if purpose == "evals":
+        raise unsupported("purpose", "this server has no evals.")
+    one_of(GIVEN)("purpose", purpose)
+    return purpose
+
+
+def lifetime(given: object) -> int | None:
+    """Return after how many seconds from its making on a file expires, None for never.
+
+    Raises:
+        InvalidRequest: names what does not fit.
+    """
+    if given is None:
+        return None
+    after = as_object(_EXPIRES, given)
+    for name in after:
+        if name not in {"anchor", "seconds"}:
+            raise _unknown(f"{_EXPIRES}.{name[:80]}")
+    one_of(("created_at",))(f"{_EXPIRES}.anchor", required(after, "anchor", f"{_EXPIRES}.anchor"))
+    seconds = required(after, "seconds", f"{_EXPIRES}.seconds")
+    integer(_SHORTEST, _LONGEST)(f"{_EXPIRES}.seconds", seconds)
+    return seconds
+
+
+def lifetime_of_form(fields: Mapping[str, str]) -> int | None:
+    """Return the same of a form, whose fields are named `expires_after[anchor]`.
+
+    Raises:
+        InvalidRequest: names what does not fit.
+    """
+    given: dict[str, Any] = {}
+    for name, value in fields.items():
+        if not name.startswith(_EXPIRES):
+            continue
+        inner = name.removeprefix(_EXPIRES)
+        if not (inner.startswith("[") and inner.endswith("]")):
+            raise _unknown(name[:80])
+        given[inner[1:-1]] = value
+    seconds = given.get("seconds", "")
+    if seconds.isascii() and seconds.isdecimal() and len(seconds) < 10:
+        given["seconds"] = int(seconds)
+    return lifetime(given or None)
+
+
+def file_object(record: FileRecord) -> dict[str, Any]:
+    """Give the file object; `expires_at` is there only if it expires."""
+    shown = {
+        "id": record.id,
+        "object": "file",
+        "bytes": record.bytes,
+        "created_at": record.created_at,
+        "filename": record.filename,
+        "purpose": record.purpose if record.purpose in SHOWN else "user_data",
+        "status": "processed",
+    }
+    if record.expires_at is not None:
+        shown["expires_at"] = record.expires_at
+    return shown
+
+
+def _unknown(param: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"Unknown parameter: '{param}'.", param=param, wire_code="unknown_parameter"
+    )
