@@ -74,7 +74,8 @@ class Answer:
                 self._add_call(call)
             logprobs: Mapping[str, Any] = choice.get("logprobs") or {}
             self.added_logprobs += logprobs.get("content") or ()
-            added += [(field, delta[field]) for field in TEXT_FIELDS if delta.get(field)]
+            texts = ((field, delta.get(field)) for field in TEXT_FIELDS)
+            added += [(field, text) for field, text in texts if text and isinstance(text, str)]
         for field, text in added:
             self.size += len(text)
             self._pieces.setdefault(field, []).append(text)

@@ -13,6 +13,7 @@ from mcp_server.llm import ChatRequest, Chunk, Completion, ModelInfo, UpstreamEr
 from mcp_server.llm.api_client import ApiClient, RawAnswer, open_api_client
 from mcp_server.llm.api_errors import refusal_in_stream
 from mcp_server.llm.batches import Batch, flatten
+from mcp_server.llm.shapes import fits
 from mcp_server.llm.terms import Terms
 from mcp_server.llm.wire import list_of, object_of
 
@@ -35,7 +36,10 @@ class OpenAICompatible:
         body = {key: value for key, value in request.items() if key != "stream_options"}
         body["stream"] = False
         answer = await self._client.post("/chat/completions", body)
-        return self._object(answer, "choices")
+        found = self._object(answer, "choices")
+        if not fits(found, "message"):
+            raise self._unreadable()
+        return found
 
     def stream(self, request: ChatRequest) -> AsyncGenerator[Chunk, None]:
         """Pass on each chunk as it comes, as `stream_batches` does."""
@@ -111,7 +115,12 @@ class OpenAICompatible:
             raise Unavailable(f"{self.name} sent a chunk that is not JSON.") from error
         if chunk.get("error"):
             raise refusal_in_stream(chunk, self.name)
+        if not fits(chunk, "delta"):
+            raise self._unreadable()
         return chunk
+
+    def _unreadable(self) -> Unavailable:
+        return Unavailable(f"{self.name} does not speak OpenAI's API: its answer cannot be read.")
 
     def _object(self, answer: object, key: str) -> dict[str, Any]:
         found = object_of(answer)

@@ -75,11 +75,17 @@ async def _of_an_upstream(
     for position, entry in enumerate(map(object_of, list_of(answer.get("data")))):
         index = entry.get("index", position)
         if isinstance(index, int) and 0 <= index < len(vectors):
-            vectors[index] = list_of(entry.get("embedding"))
+            vectors[index] = _numbers(entry.get("embedding"))
     if not all(vectors):
         raise Unavailable(f"the model {request.model!r} did not give a vector for each text")
     counted = object_of(answer.get("usage")).get("prompt_tokens")
     return vectors, counted if isinstance(counted, int) else tokens
+
+
+def _numbers(given: object) -> list[float]:
+    """Give a vector; an empty one for what is none."""
+    values = list_of(given)
+    return values if all(type(value) in (float, int) for value in values) else []
 
 
 def _no_embedder(request: EmbeddingRequest, embedder: Embedder) -> NotFound:
