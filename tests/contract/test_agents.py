@@ -147,9 +147,14 @@ async def test_versions_are_kept_and_read_as_they_were(
         then = await agents.get(principal, "v", item["version"])
         assert (then["instructions"], then["version"]) == (item["instructions"], item["version"])
         assert then["created_at"] == saved[0]["created_at"]
-    with pytest.raises(NotFound, match=r"has no version 999999, it is at \d+; agent_versions shows"):
+    with pytest.raises(
+        NotFound, match=r"has no version 999999, it is at \d+; agent_versions shows"
+    ):
         await agents.get(principal, "v", 999_999)
-    for foreign in (agents.versions(stranger, "v"), agents.get(stranger, "v", listed[0]["version"])):
+    for foreign in (
+        agents.versions(stranger, "v"),
+        agents.get(stranger, "v", listed[0]["version"]),
+    ):
         with pytest.raises(NotFound, match="does not exist"):
             await foreign
 

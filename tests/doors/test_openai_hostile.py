@@ -299,7 +299,7 @@ async def test_no_form_is_a_defect(http: httpx2.AsyncClient, name: str, path: st
 async def test_no_type_of_a_form_is_a_defect(
     http: httpx2.AsyncClient, kind: str, path: str
 ) -> None:
-    headers = {"content-type": kind.encode()}
+    headers = {b"content-type": kind.encode()}
     answer = await http.post(path, content=FORMS["empty"], headers=headers)
     assert 400 <= answer.status_code < 500, answer.text
 

@@ -16,6 +16,7 @@ from mcp_server.services.vector_stores import attaching
 from mcp_server.services.vector_stores.records import Attached, Chunking
 from mcp_server.services.vectors import VectorService, stores
 from mcp_server.services.writes import Draft, Record
+from mcp_server.storage.sql.schema import encode_json
 
 
 class NotWanted(Conflict):
@@ -83,7 +84,7 @@ class FileDraft:
         row = await attaching.hold(tx, self._row)
         if row is None:
             raise NotWanted(f"{self._row.file!r} is not to be read any more")
-        if row.attributes != self._row.attributes:
+        if encode_json(row.attributes) != encode_json(self._row.attributes):  # 1 is not true
             raise AttributesChanged(row)
         answer = await self._read().apply(tx, op)
         await attaching.settle(tx, row.id, "completed")
