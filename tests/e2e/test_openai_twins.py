@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, NotFoundError
 
 from tests.doors import raw
 from tests.e2e.processes import ServeProcess, serve
@@ -118,3 +118,36 @@ async def test_an_agent_and_its_run(twins: tuple[Twin, Twin]) -> None:
             await asyncio.sleep(0.05)
     run = await one.tool("run_get", run=begun.id.replace("resp_", "run_"))
     assert run["status"] == "completed"
+
+
+async def test_a_vector_store_of_a_file(twins: tuple[Twin, Twin]) -> None:
+    one, other = twins
+    file = await one.openai.files.create(
+        file=("fox.txt", b"The quick fox jumps."), purpose="assistants"
+    )
+    store = await other.openai.vector_stores.create(name="twins", file_ids=[file.id])
+    async with asyncio.timeout(60):
+        while (await one.openai.vector_stores.retrieve(store.id)).file_counts.completed != 1:
+            await asyncio.sleep(0.05)
+    found = await one.openai.vector_stores.search(store.id, query="Who jumps?")
+    assert [(each.file_id, each.filename) for each in found.data] == [(file.id, "fox.txt")]
+    assert "fox" in json.dumps(
+        await other.tool("vector_search", store=store.id, query="Who jumps?")
+    )
+    await other.openai.vector_stores.delete(store.id)
+    with pytest.raises(NotFoundError):
+        await one.openai.vector_stores.retrieve(store.id)
+
+
+async def test_an_upload_in_parts(twins: tuple[Twin, Twin]) -> None:
+    one, other = twins
+    upload = await one.openai.uploads.create(
+        filename="parts.txt", bytes=10, mime_type="text/plain", purpose="assistants"
+    )
+    parts = [
+        await client.openai.uploads.parts.create(upload.id, data=data)
+        for client, data in ((other, b"first"), (one, b"-last"))
+    ]
+    done = await other.openai.uploads.complete(upload.id, part_ids=[part.id for part in parts])
+    assert done.file is not None
+    assert (await one.openai.files.content(done.file.id)).content == b"first-last"
