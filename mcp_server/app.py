@@ -11,7 +11,7 @@ from mcp_server.doors import DeclaredRoute, Gate
 from mcp_server.http_app import HttpApp, assembled, gate_for, metrics_of
 from mcp_server.runtime import FRAMES_AT_ONCE, Runtime
 from mcp_server.sealing import Sealer
-from mcp_server.secret import server_secret
+from mcp_server.secret import pass_secret
 from mcp_server.services.run_results import RESPONSE_KIND
 from mcp_server.transports import http, links, sse, uploads
 
@@ -67,7 +67,7 @@ def bind_works(runtime: Runtime) -> Facade:
         data_services=runtime.services,
         operations=runtime.operations,
         embedder=runtime.engines.embedder,
-        sealer=Sealer(server_secret(runtime.settings), "compactions"),
+        sealer=Sealer(pass_secret(runtime.settings), "compactions"),
         default_mcp_servers=servers_for_models(runtime.settings.chat_tools_models, "isthmus"),
     )
     read, scopes_now = runtime.stores.events.read, runtime.services.keys.scopes_now

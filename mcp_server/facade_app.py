@@ -9,7 +9,7 @@ from mcp_server import health
 from mcp_server.facade_runtime import FacadeRuntime
 from mcp_server.http_app import HttpApp, assembled, gate_for, metrics_of
 from mcp_server.sealing import Sealer
-from mcp_server.secret import server_secret
+from mcp_server.secret import pass_secret
 from openai_facade import app as facade_app
 from openai_facade import errors as facade_errors
 from openai_facade.facade import Facade, servers_for_models
@@ -27,7 +27,7 @@ async def open_facade_http(runtime: FacadeRuntime) -> AsyncGenerator[HttpApp]:
         services=runtime.services,
         operations=runtime.operations,
         embedder=engines.embedder,
-        sealer=Sealer(server_secret(settings), "compactions"),
+        sealer=Sealer(pass_secret(settings), "compactions"),
         default_mcp_servers=servers_for_models(settings.chat_tools_models, "isthmus"),
     )
     metrics_route, counted = metrics_of(

@@ -50,8 +50,8 @@ from mcp_server.services.tool_work import ToolWork
 from mcp_server.services.triggers import TriggerService
 from mcp_server.services.undo import UndoService
 from mcp_server.services.units import UnitStores, open_units
-from mcp_server.services.vector_stores import VectorStoreService
 from mcp_server.services.vector_stores.keeping import keeping_stores
+from mcp_server.services.vector_stores.service import VectorStoreService
 from mcp_server.services.vector_stores.work import IngestionWork
 from mcp_server.services.vectors import VectorService
 from mcp_server.services.vectors.keeping import keeping_versions

@@ -14,7 +14,7 @@ _LEAST_BYTES = _NONCE_BYTES + 16
 
 
 class Sealer:
-    """Seals texts with AES-256-GCM; every process with the same server secret opens them."""
+    """Seals texts with AES-256-GCM; every process of the deployment opens them."""
 
     def __init__(self, secret: bytes, purpose: str) -> None:
         self._key = derive(secret, f"sealed {purpose}")

@@ -34,7 +34,7 @@ def server_secret(settings: Settings) -> bytes:
 
 
 def pass_secret(settings: Settings) -> bytes:
-    """Return the 32 bytes that passes are made with: they open no data if they have a key of their own.
+    """Return the 32 bytes that passes and seals are made with, which open no data if they have a key of their own.
 
     Raises:
         ConfigurationError: no secret is set and the data directory cannot keep one.

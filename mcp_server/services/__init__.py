@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mcp_server.services.triggers import TriggerService
     from mcp_server.services.undo import UndoService
     from mcp_server.services.units import UnitService
-    from mcp_server.services.vector_stores import VectorStoreService
+    from mcp_server.services.vector_stores.service import VectorStoreService
     from mcp_server.services.vectors import VectorService
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from mcp_server.auth.principal import current_principal
 from mcp_server.doors import DeclaredRoute
-from mcp_server.services.vector_stores.files import VectorFiles
 from openai_facade.exchange import Exchange
 from openai_facade.facade import Facade
 from openai_facade.idempotency import idempotent
@@ -24,6 +23,9 @@ from openai_facade.wire.vector_files import (
     listing,
     new_attributes,
 )
+
+if TYPE_CHECKING:  # a process without data imports none of its engines
+    from mcp_server.services.vector_stores.files import VectorFiles
 
 NEEDS_DATA = True
 

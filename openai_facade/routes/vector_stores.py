@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from mcp_server.auth.principal import current_principal
 from mcp_server.doors import DeclaredRoute
-from mcp_server.services.vector_stores import VectorStoreService
 from openai_facade.exchange import Exchange
 from openai_facade.facade import Facade
 from openai_facade.idempotency import idempotent
@@ -20,6 +19,9 @@ from openai_facade.wire.pages import list_object, query_of
 from openai_facade.wire.vector_files import files_of_store, paging
 from openai_facade.wire.vector_search import checked_search, results_page
 from openai_facade.wire.vector_stores import store_change, store_object, store_terms
+
+if TYPE_CHECKING:  # a process without data imports none of its engines
+    from mcp_server.services.vector_stores.service import VectorStoreService
 
 NEEDS_DATA = True
 

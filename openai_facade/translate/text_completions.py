@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from mcp_server.llm import ChatRequest
 
@@ -36,12 +36,12 @@ class Texts:
     def whole(self, choice: Mapping[str, Any]) -> dict[str, Any]:
         """Give a choice of a whole chat."""
         message: Mapping[str, Any] = choice.get("message") or {}
-        return self._choice(choice, message.get("content") or "", choice.get("finish_reason"))
+        return self._choice(choice, _text(message), choice.get("finish_reason"))
 
     def piece(self, choice: Mapping[str, Any]) -> dict[str, Any] | None:
         """Give a choice of a chunk; None if nothing of it shows in a completion."""
         delta: Mapping[str, Any] = choice.get("delta") or {}
-        text: str = delta.get("content") or ""
+        text = _text(delta)
         reason: str | None = choice.get("finish_reason")
         begun = choice.get("index", 0) in self._lengths
         if not text and reason is None and (begun or not self._echo):
@@ -60,6 +60,15 @@ class Texts:
             "logprobs": log_probabilities(choice.get("logprobs"), begun),
             "finish_reason": reason if reason is None or reason in _ENDS else "stop",
         }
+
+
+def _text(message: Mapping[str, Any]) -> str:
+    """Return what a message says; some upstreams answer in parts."""
+    content: str | Sequence[object] = message.get("content") or ""
+    if isinstance(content, str):
+        return content
+    parts = (cast("Mapping[str, object]", part) for part in content if isinstance(part, Mapping))
+    return "".join(text for part in parts if isinstance(text := part.get("text"), str))
 
 
 def log_probabilities(told: Mapping[str, Any] | None, offset: int) -> dict[str, Any] | None:

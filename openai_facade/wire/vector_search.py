@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mcp_server.services.vectors import Mode, VectorResult
 from openai_facade.translate.response_search import search_result
 from openai_facade.wire.faults import invalid, wrong_type
 from openai_facade.wire.fields import as_object, as_string, boolean, integer, number, one_of
 from openai_facade.wire.fields import required as required_field
 from openai_facade.wire.vector_stores import only
+
+if TYPE_CHECKING:  # a process without data imports none of its engines
+    from mcp_server.services.vectors import Mode, VectorResult
 
 DEFAULT_RESULTS, MOST_RESULTS = 10, 50
 MOST_QUERIES = 32

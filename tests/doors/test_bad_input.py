@@ -571,7 +571,7 @@ async def test_two_hosts_or_none_reach_no_route(live: Live, http: aiohttp.Client
 SMUGGLED = ["//mcp", "/mcp/", "/MCP", "/%6dcp/", "/./mcp", "/x/../mcp", "/%2e/mcp", "/%2e%2e/mcp", "/mcp;x", "/mcp%00",
             "/mcp%2f", "/mcp%20", "/mcp\\", "/mcp/%2e", "/messages", "//messages/", "/sse/", "/SSE", "/sse/x", "/v1//models",
             "/V1/models", "//v1/models", "/v1/%2e%2e/mcp", "/v1/../mcp", "/healthz/", "/healthz/../mcp", "/readyz/mcp",
-            "http://127.0.0.1/mcp", "/.well-known/oauth-protected-resource", "/docs", "/openapi.json", "/v1", "/v1/"]  # fmt: skip
+            "http://127.0.0.1/mcp", "/.well-known/oauth-protected-resource", "/docs", "/openapi.json/", "/v1", "/v1/"]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", SMUGGLED)

@@ -15,7 +15,6 @@ from mcp_server.services.vector_stores.records import (
     StoreTerms,
     UnknownCursor,
 )
-from mcp_server.services.vector_stores.service import VectorStoreService
 
 __all__ = [
     "Attached",
@@ -29,5 +28,4 @@ __all__ = [
     "StoreRecord",
     "StoreTerms",
     "UnknownCursor",
-    "VectorStoreService",
 ]
