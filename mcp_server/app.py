@@ -12,7 +12,7 @@ from mcp_server.http_app import HttpApp, assembled, gate_for, metrics_of
 from mcp_server.runtime import FRAMES_AT_ONCE, Runtime
 from mcp_server.sealing import Sealer
 from mcp_server.secret import pass_secret
-from mcp_server.services.run_results import RESPONSE_KIND
+from mcp_server.services.run_results import BATCH_KIND, RESPONSE_KIND
 from mcp_server.transports import http, links, sse, uploads
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ def _openai_routes(runtime: Runtime, gate: Gate, role: Role) -> list[DeclaredRou
 
 
 def bind_works(runtime: Runtime) -> Facade:
-    """Have the runtime's worker execute what stands above it: responses in the background."""
+    """Have the runtime's worker execute what stands above it: batches, and responses in the background."""
+    from openai_facade.batches.work import BatchWork
     from openai_facade.facade import Facade, servers_for_models
     from openai_facade.responses.work import ResponseWork
 
@@ -74,4 +75,6 @@ def bind_works(runtime: Runtime) -> Facade:
     runtime.works[RESPONSE_KIND] = ResponseWork(
         facade, scopes_now, lambda run, after: read(run, after, FRAMES_AT_ONCE)
     )
+    longest = runtime.settings.max_body_bytes
+    runtime.works[BATCH_KIND] = BatchWork(facade, scopes_now, longest)
     return facade

@@ -16,6 +16,7 @@ from mcp_server.operation import Operations
 from mcp_server.runs.stores import Stores
 from mcp_server.services import ControlServices
 from mcp_server.services.agents import AgentService, Tools
+from mcp_server.services.batches import open_batches
 from mcp_server.services.conversations import ConversationService
 from mcp_server.services.idempotency import open_idempotency
 from mcp_server.services.kept_turns import open_turns
@@ -89,9 +90,11 @@ async def open_control_services(
         open_responses(operations, control) as responses,
         open_turns(operations, control) as turns,
         open_idempotency(control) as idempotency,
+        open_batches(operations, control, parts.runs) as batches,
     ):
         yield ControlServices(
             agents=AgentService(operations, control, models=engines.router.models, tools=tools),
+            batches=batches,
             chats=ChatService(operations, control),
             conversations=ConversationService(operations, control),
             idempotency=idempotency,

@@ -142,6 +142,7 @@ async def open_runtime(
         )
         services = Services(
             agents=shared.agents,
+            batches=shared.batches,
             changes=ChangeService(operations, control),
             chats=shared.chats,
             conversations=shared.conversations,

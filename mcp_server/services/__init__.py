@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mcp_server.auth.keys import KeyService
     from mcp_server.services.agents import AgentService
+    from mcp_server.services.batches import BatchService
     from mcp_server.services.changes import ChangeService
     from mcp_server.services.conversations import ConversationService
     from mcp_server.services.file_uploads import FileUploadService
@@ -39,6 +40,7 @@ class ControlServices:
     """The domains that live in the control database alone, or outside: all that the OpenAI face needs."""
 
     agents: AgentService
+    batches: BatchService
     chats: ChatService
     conversations: ConversationService
     idempotency: IdempotencyService

@@ -76,6 +76,10 @@ class _FileDraft(WriteDraft):
         return done
 
 
+def new_file_id() -> str:
+    return f"file-{secrets.token_hex(12)}"
+
+
 async def _nowhere(principal: Principal, file_id: str) -> None:
     del principal, file_id
 
@@ -100,13 +104,16 @@ class FileService:
         principal: Principal,
         chunks: AsyncIterable[bytes],
         terms: Callable[[], FileTerms],
+        file_id: str | None = None,
     ) -> FileRecord:
         """Store a file of any size as it comes; `terms` is asked when `chunks` has ended.
+
+        `file_id` was drawn before; what is stored under it twice is one file.
 
         Raises:
             InvalidInput: the terms do not fit.
         """
-        at = self._objects.address(principal, BUCKET, f"file-{secrets.token_hex(12)}")
+        at = self._objects.address(principal, BUCKET, file_id or new_file_id())
         draft = _FileDraft(self._objects.stores, at, chunks, "", terms=terms)
         await self._objects.carry_out(principal, draft)
         row = await manifest.find(self._control, at)

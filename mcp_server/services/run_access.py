@@ -16,7 +16,7 @@ from mcp_server.policy import Listing, Verb
 from mcp_server.runs.outage import OUTAGE, passes
 from mcp_server.runs.queue import RunQueue
 from mcp_server.runs.record import Run
-from mcp_server.services.run_results import INGESTION_KIND, RESPONSE_KIND, TOOL_KIND
+from mcp_server.services.run_results import BATCH_KIND, INGESTION_KIND, RESPONSE_KIND, TOOL_KIND
 from mcp_server.storage.sql.run_tables import runs
 
 _RUN_ID = re.compile(r"run_[0-9a-f]{32}")
@@ -98,7 +98,7 @@ def target_of(run: Run) -> tuple[Verb, str]:
     """Return what was decided when the run was started: the verb, and the URI of what it runs."""
     if run.kind == RESPONSE_KIND:
         return "run", run.definition["uri"]
-    if run.kind == INGESTION_KIND:
+    if run.kind in {BATCH_KIND, INGESTION_KIND}:
         return run.definition["verb"], run.definition["uri"]
     if run.kind.startswith(TOOL_KIND):
         return run.definition["verb"], f"tool://{run.kind.removeprefix(TOOL_KIND)}"

@@ -12,6 +12,7 @@ from mcp_server.timestamps import iso_or_none
 TOOL_KIND = "tool/"
 RESPONSE_KIND = "response"
 INGESTION_KIND = "ingestion"
+BATCH_KIND = "batch"
 
 
 class RunError(TypedDict):
@@ -64,7 +65,7 @@ class RunSummary(TypedDict):
     """One run without its output; times are ISO 8601 in UTC.
 
     `kind` is `agent` or `tool`, and `agent` or `tool` its name; or `response`,
-    or `ingestion` of files into a vector store. `attempt` counts the workers that took it,
+    `batch`, or `ingestion` of files into a vector store. `attempt` counts the workers that took it,
     `retries` how often it failed and was tried again; `dead_letter` marks one that used them up.
     `last_event` is the number of its newest event, and `updated_at` its time, which lists leave out.
     A live run expires at `expires_at`, an ended one is deleted after `kept_until`.

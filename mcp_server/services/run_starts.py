@@ -18,6 +18,7 @@ from mcp_server.runs.record import Run, new_run_id
 from mcp_server.services.agents import agent_uri, load_agent, refuse_paused
 from mcp_server.services.run_access import RunAccess
 from mcp_server.services.run_results import (
+    BATCH_KIND,
     INGESTION_KIND,
     RESPONSE_KIND,
     TOOL_KIND,
@@ -143,6 +144,19 @@ class RunStarts:
         definition = {"verb": op.verb, "uri": op.uri}
         return await self._new_run(
             op, terms, kind=INGESTION_KIND, definition=definition, input=dict(given)
+        )
+
+    async def new_batch(self, op: Operation, given: Mapping[str, Any]) -> Run:
+        """Return a run that answers the requests of the batch of an operation, not started yet.
+
+        Raises:
+            LimitExceeded: too many runs wait.
+        """
+        await self._admission.check(op.principal.tenant)
+        terms = RunTerms(retries=_INGESTION_RETRIES)
+        definition = {"verb": op.verb, "uri": op.uri}
+        return await self._new_run(
+            op, terms, kind=BATCH_KIND, definition=definition, input=dict(given)
         )
 
     async def start_within(self, tx: AsyncConnection, run: Run) -> None:

@@ -32,7 +32,7 @@ def checked_purpose(purpose: str | None) -> str:
     return purpose
 
 
-def lifetime(given: object) -> int | None:
+def lifetime(given: object, place: str = _EXPIRES) -> int | None:
     """Return after how many seconds from its making on a file expires, None for never.
 
     Raises:
@@ -40,13 +40,13 @@ def lifetime(given: object) -> int | None:
     """
     if given is None:
         return None
-    after = as_object(_EXPIRES, given)
+    after = as_object(place, given)
     for name in after:
         if name not in {"anchor", "seconds"}:
-            raise _unknown(f"{_EXPIRES}.{name[:80]}")
-    one_of(("created_at",))(f"{_EXPIRES}.anchor", required(after, "anchor", f"{_EXPIRES}.anchor"))
-    seconds = required(after, "seconds", f"{_EXPIRES}.seconds")
-    integer(_SHORTEST, _LONGEST)(f"{_EXPIRES}.seconds", seconds)
+            raise _unknown(f"{place}.{name[:80]}")
+    one_of(("created_at",))(f"{place}.anchor", required(after, "anchor", f"{place}.anchor"))
+    seconds = required(after, "seconds", f"{place}.seconds")
+    integer(_SHORTEST, _LONGEST)(f"{place}.seconds", seconds)
     return seconds
 
 

@@ -337,6 +337,20 @@ ASKED: dict[str, tuple[str, str, dict[str, Any] | None]] = {
         )
         for end in ("parts", "complete", "cancel")
     },
+    "GET /v1/batches": (Listing("batch://"), "/v1/batches", None),
+    "/v1/batches": (
+        "batch://batch_none",
+        "/v1/batches",
+        {"input_file_id": "file-none", "endpoint": "/v1/embeddings", "completion_window": "24h"},
+    ),
+    **{
+        f"/v1/batches/{{batch_id}}{more}": (
+            "batch://batch_none",
+            f"/v1/batches/batch_none{more}",
+            None,
+        )
+        for more in ("", "/cancel")
+    },
     "GET /v1/vector_stores": (Listing("vector://"), "/v1/vector_stores", None),
     "/v1/vector_stores": ("vector://vs_none/", "/v1/vector_stores", {}),
     **{
@@ -375,6 +389,7 @@ ASKED: dict[str, tuple[str, str, dict[str, Any] | None]] = {
 
 # Of things with ids of their own: nobody has one yet, as whoever may ask is told.
 ABSENT = (
+    "{batch_id}",
     "{chat}",
     "{response_id}",
     "{conversation}",
@@ -384,6 +399,7 @@ ABSENT = (
 )
 # What these make is a change, or more than the model here can say: asked only where policy refuses it.
 MAKING = (
+    "/v1/batches",
     "/v1/conversations",
     "/v1/files",
     "/v1/uploads",
