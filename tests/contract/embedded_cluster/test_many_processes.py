@@ -15,6 +15,7 @@ import asyncpg
 import pytest
 
 from mcp_server.storage.sql.embedded import open_cluster
+from mcp_server.storage.sql.embedded.initialise import remove_abandoned
 from tests.contract.embedded_cluster.processes import (
     LOST,
     SECONDS,
@@ -93,6 +94,18 @@ async def test_a_first_start_that_is_killed_is_made_good_by_the_next(
     async with open_cluster(data_dir) as cluster:
         assert await fetch(cluster.data_url, "select 1") == 1
     assert not list((data_dir / "postgres").glob("initdb-*"))
+
+
+def test_what_an_orphan_still_writes_is_removed(tmp_path: Path) -> None:
+    """As an initdb does whose parent was killed: it writes for a while, or until a folder is away."""
+    staging = tmp_path / "initdb-orphan"
+    (staging / "pgdata").mkdir(parents=True)
+    busy = "for n in $(seq 50000); do : > pgdata/$n; done"
+    with subprocess.Popen(["/bin/sh", "-c", busy], cwd=staging, stderr=subprocess.DEVNULL):
+        while not list((staging / "pgdata").glob("1*")):
+            pass
+        remove_abandoned(tmp_path)
+        assert not staging.exists()
 
 
 async def test_no_acknowledged_row_is_lost_when_the_postmaster_is_killed(used_dir: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 from mcp_server.errors import ConfigurationError
@@ -18,6 +19,7 @@ CONTROL_DATABASE = "isthmus"
 DATA_DATABASE = "isthmus_data"
 
 _LIMIT_SECONDS = 120.0
+_ORPHAN_SECONDS = 10.0
 _STAGING = "initdb-"
 
 _OPTIONS = (
@@ -93,10 +95,18 @@ def initialise(directory: Path, account: Account, binaries: Path, password: str)
 
 
 def remove_abandoned(directory: Path) -> None:
-    """Remove what processes that died while they prepared files here have left."""
+    """Remove what processes that died while they prepared files here have left.
+
+    An orphaned initdb that still writes brings files back while they are removed, until one of its writes
+    finds no folder; so this looks again for a few seconds, and leaves to the next start what outlasts that.
+    """
+    patience = time.monotonic() + _ORPHAN_SECONDS
     for pattern in (f"{_STAGING}*", f"{COPYING}*"):
         for abandoned in directory.glob(pattern):
-            shutil.rmtree(abandoned, ignore_errors=True)  # an orphaned initdb may still be writing
+            shutil.rmtree(abandoned, ignore_errors=True)
+            while abandoned.exists() and time.monotonic() < patience:
+                time.sleep(0.02)
+                shutil.rmtree(abandoned, ignore_errors=True)
 
 
 def _password_file(staging: Path, account: Account, password: str) -> Path:
