@@ -23,12 +23,20 @@ from openai_facade.wire.faults import unsupported
 _MODULES = (chat_completions, completions, embeddings, moderations, responses)
 
 
+_BUSY = frozenset({429, 503})
+
+
 class Answered(NamedTuple):
-    """How a line was answered: `body` is JSON text in one line."""
+    """How a line was answered: `body` is JSON text in one line.
+
+    `retry_after` is for how many seconds at least whoever may ask again should wait, None if asking
+    again does not help or may repeat what a tool did.
+    """
 
     status: int
     request_id: str
     body: str
+    retry_after: float | None = None
 
 
 class Unmetered:
@@ -86,6 +94,7 @@ class _Client:
     def __init__(self, body: bytes) -> None:
         self._body: bytes | None = body
         self._status = 0
+        self._headers: dict[bytes, bytes] = {}
         self._pieces: list[bytes] = []
 
     async def receive(self) -> Message:
@@ -97,16 +106,23 @@ class _Client:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
+            self._headers = dict(message["headers"])
         else:
             self._pieces.append(message.get("body", b""))
 
     def answered(self, name: str) -> Answered:
         try:
-            return Answered(self._status, name, _text(orjson.loads(b"".join(self._pieces))))
+            body = _text(orjson.loads(b"".join(self._pieces)))
         except orjson.JSONDecodeError:
             error = {"message": "The answer is no JSON.", "type": "server_error"}
             body = {"error": error | {"param": None, "code": "invalid_answer"}}
             return Answered(502, name, _text(body))
+        return Answered(self._status, name, body, self._retry_after())
+
+    def _retry_after(self) -> float | None:
+        if self._status not in _BUSY or self._headers.get(b"x-should-retry") == b"false":
+            return None
+        return float(self._headers.get(b"retry-after-ms", 0)) / 1000
 
 
 def _text(value: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -30,7 +31,7 @@ from mcp_server.services.batches import (
 )
 from mcp_server.services.batches.records import ENDED
 from mcp_server.services.grants import Grant, ScopesNow
-from openai_facade.batches.asking import Unmetered, ask, handlers
+from openai_facade.batches.asking import Answered, Unmetered, ask, handlers
 from openai_facade.batches.checking import Check
 from openai_facade.batches.filing import write_files
 from openai_facade.batches.reading import fault
@@ -38,6 +39,9 @@ from openai_facade.facade import Facade
 from openai_facade.responses.work import GrantedBus
 
 LINES_AT_ONCE = 4
+# Of a line whose model is busy: asked this often, with pauses that double from the first to the longest.
+_TRIES = 9
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
 _LOOK_SECONDS = 0.4
 _OK = 200
 
@@ -199,14 +203,26 @@ class _Lines:
                 answer_id=name,
                 error={"code": error.code, "message": error.message},
             )
-        status, request, text = await ask(self._route, principal, body)
+        answered = await self._insist(principal, body)
         return LineAnswer(
-            state="completed" if status == _OK else "failed",
+            state="completed" if answered.status == _OK else "failed",
             answer_id=name,
-            status_code=status,
-            request_id=request,
-            body=text,
+            status_code=answered.status,
+            request_id=answered.request_id,
+            body=answered.body,
         )
+
+    async def _insist(self, principal: Principal, body: dict[str, Any]) -> Answered:
+        """Ask, and ask again after a while where that may help: a batch has the time."""
+        for tried in range(1, _TRIES):
+            answered = await ask(self._route, principal, body)
+            if answered.retry_after is None:
+                return answered
+            pause = min(_FIRST_PAUSE * 2 ** (tried - 1), _LONGEST_PAUSE)
+            spread = pause * random.uniform(0.5, 1.0)  # noqa: S311  spread, not secret
+            await asyncio.sleep(min(max(spread, answered.retry_after), _LONGEST_PAUSE))
+            principal = await self._grant.now()
+        return await ask(self._route, principal, body)
 
     async def _body(self, principal: Principal, row: Waiting) -> dict[str, Any]:
         found = await self._files.content(principal, self._batch.input_file)

@@ -16,7 +16,10 @@ from tests.doors.live import serving
 
 
 class SlowModel:
-    """`hold_after` is how many requests are answered; `asked` holds what was said in each of all."""
+    """`hold_after` is how many requests are answered; `asked` holds what was said in each of all.
+
+    The first `busy_for` of them are refused as too many, to be asked again at once.
+    """
 
     def __init__(self) -> None:
         self.reset()
@@ -31,6 +34,7 @@ class SlowModel:
         self.asked: list[str] = []
         self.answered: list[str] = []
         self.hold_after: int | None = None
+        self.busy_for = 0
         self._held = 0
         self._left = 0
 
@@ -49,6 +53,9 @@ class SlowModel:
         body = await request.json()
         said = body["messages"][-1]["content"]
         self.asked.append(said)
+        if len(self.asked) <= self.busy_for:
+            error = {"message": "too many", "type": "requests", "param": None, "code": "rate_limit"}
+            return JSONResponse({"error": error}, 429, headers={"retry-after-ms": "1"})
         if self.hold_after is not None and len(self.asked) > self.hold_after:
             self._held += 1
             while not await request.is_disconnected():

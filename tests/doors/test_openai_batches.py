@@ -124,6 +124,17 @@ async def test_lines_that_fail_go_to_a_file_of_their_own(
     assert len(asked.asked) == 1
 
 
+async def test_lines_are_asked_again_when_the_model_was_busy(
+    client: AsyncOpenAI, asked: SlowModel
+) -> None:
+    asked.busy_for = 12  # more than the router tries on its own for these lines
+    done = await until_ended(client, (await start(client, jsonl(*map(line, range(3))))).id)
+    assert done.request_counts is not None
+    assert done.request_counts.model_dump() == {"total": 3, "completed": 3, "failed": 0}
+    assert len(asked.answered) == 3
+    assert len(asked.asked) == 15
+
+
 @pytest.mark.parametrize(
     ("endpoint", "body"),
     [
