@@ -42,6 +42,7 @@ from mcp_server.services.objects import collecting
 from mcp_server.services.objects.links import LinkService
 from mcp_server.services.objects.uploads import UploadService
 from mcp_server.services.run_results import INGESTION_KIND, TOOL_KIND
+from mcp_server.services.runs import RunService
 from mcp_server.services.schedules import ScheduleService
 from mcp_server.services.sql import SqlService
 from mcp_server.services.standing_keeper import keeping_standing
@@ -59,7 +60,7 @@ from mcp_server.services.vectors.reading import queries_at_once
 from mcp_server.settings import Settings
 from mcp_server.sql_tools import check_sql_tools, declare_sql_tools
 from mcp_server.storage.sql.wake import TOPICS
-from mcp_server.toolbox import BusToolbox
+from mcp_server.toolbox import agent_toolbox
 from mcp_server.updates import Updates, serve_listening
 
 logger = logging.getLogger(__name__)
@@ -189,7 +190,7 @@ async def open_runtime(
         await stack.enter_async_context(updates.following(control, engines.wake, runs.following))
         late.append(Bus(InProcess(server)))
         slots = settings.run_concurrency if concurrency is None else concurrency
-        works = _works(engines, keys, stores, server, late[0])
+        works = _works(engines, keys, stores, server, late[0], runs)
         works[INGESTION_KIND] = IngestionWork(
             *(control, operations, services.files, services.ingest, vectors, keys.scopes_now)
         )
@@ -241,7 +242,12 @@ def _standing(
 
 
 def _works(
-    engines: Engines, keys: KeyService, stores: Stores, server: IsthmusServer, bus: Bus
+    engines: Engines,
+    keys: KeyService,
+    stores: Stores,
+    server: IsthmusServer,
+    bus: Bus,
+    runs: RunService,
 ) -> dict[str, Work]:
     """Return what each kind of run does."""
     works: dict[str, Work] = {
@@ -253,8 +259,9 @@ def _works(
     }
     works["agent"] = AgentWork(
         model_for=engines.router.resolve,
-        toolbox_for=lambda principal, tools: BusToolbox(bus, principal, tools),
+        toolbox_for=lambda principal, definition: agent_toolbox(bus, principal, definition),
         scopes_now=keys.scopes_now,
         events_of=lambda run, after: stores.events.read(run, after, FRAMES_AT_ONCE),
+        runs=runs,
     )
     return works

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from anyio import CancelScope
@@ -14,6 +14,7 @@ from mcp_server.agents.events import Finished, LoopEvent, TextDelta
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import InvalidInput, NotFound
 from mcp_server.llm import ChatRequest
+from mcp_server.services.conversations import ConversationLocked
 from mcp_server.services.runs import RunItem
 from openai_facade.chat_tools import send_loop
 from openai_facade.delivery import Delivery
@@ -28,10 +29,19 @@ from openai_facade.translate.run_events import (
     run_failure,
 )
 from openai_facade.translate.run_text import RunText
+from openai_facade.wire.conversations import locked
 from openai_facade.wire.faults import unsupported
 
 # What the run gets in its own way; every other field goes to each turn of the model.
 _NOT_OPTIONS = ("model", "messages", "stream", "stream_options", "metadata", "store", "user")
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """The conversation that an agent's run goes on with, and the items that the request adds to it."""
+
+    conversation: str
+    items: list[dict[str, Any]]
 
 
 async def answer_as_agent(
@@ -65,9 +75,11 @@ async def answer_as_agent(
 
 
 async def agent_events(
-    facade: Facade, principal: Principal, body: ChatRequest
+    facade: Facade, principal: Principal, body: ChatRequest, joined: Joined | None = None
 ) -> AsyncGenerator[LoopEvent | ApprovalAsked, None]:
     """Run the agent that the model id of a chat body names, and give what its loop tells.
+
+    It goes on with the conversation that it has `joined`, once its turn has come.
 
     Where the run waits for a person's approval, this ends with the question and a Finished, and the
     run waits on. To close this before cancels the run.
@@ -76,7 +88,7 @@ async def agent_events(
         AppError: there is no such agent, the request does not fit, or the run failed.
     """
     _require_no_tools(body)
-    run = await _unbroken(_start(facade, principal, body))
+    run = await _unbroken(_start(facade, principal, body, joined))
     text = RunText(whole_turns=wants_json(body))
     followed = _follow(facade, principal, run["run"], text, waits=False)
     async with aclosing(followed) as events:
@@ -104,14 +116,27 @@ async def agent_goes_on(
             yield event
 
 
-async def _start(facade: Facade, principal: Principal, body: ChatRequest) -> RunItem:
+async def _start(
+    facade: Facade, principal: Principal, body: ChatRequest, joined: Joined | None = None
+) -> RunItem:
     options = {name: value for name, value in body.items() if name not in _NOT_OPTIONS}
     name = body["model"].removeprefix(AGENT_PREFIX)
     try:
-        return await facade.services.runs.start(principal, name, body["messages"], options=options)
+        return await facade.services.runs.start(
+            principal,
+            name,
+            body["messages"],
+            options=options,
+            conversation=joined and joined.conversation,
+            said=joined and joined.items,
+        )
+    except ConversationLocked as error:
+        raise locked(error.message) from error
     except NotFound as error:
-        raise NotFound(error.message, param="model") from error
+        raise NotFound(error.message, param=error.param or "model") from error
     except InvalidInput as error:
+        if error.param == "conversation":
+            raise
         if error.param == "name":
             raise NotFound(f"agent {name!r} does not exist", param="model") from error
         raise InvalidInput(error.message, param="messages") from error

@@ -49,15 +49,18 @@ class Caller:
             outcome = outcome or await self._make(call, step)
             text = self.talk.fit(outcome.text)
             self.talk.add_result(call, text, ran=ran)
+            self.talk.add_usage(outcome.usage)
             if self._number > self.told.calls_finished:
                 yield ToolFinished(call.id, call.name, text, outcome.is_error, turn)
             if self.steps is not None:
-                result = {"text": text, "is_error": outcome.is_error, "ran": ran}
+                result: dict[str, Any] = {"text": text, "is_error": outcome.is_error, "ran": ran}
+                result["usage"] = outcome.usage
                 await self.steps.store(step, {**result, "stopped": self.talk.stopped})
         self.talk.close_calls()
 
     def _restore(self, call: ToolCall, result: Mapping[str, Any]) -> None:
         self.talk.add_result(call, result["text"], ran=result["ran"])
+        self.talk.add_usage(result.get("usage"))
         self.talk.stopped = result["stopped"]
 
     async def _refusal(self, call: ToolCall) -> ToolOutcome | None:

@@ -131,6 +131,10 @@ class Conversation:
             text = f"{text[:most]}\n[cut: {most} of {len(text)} characters]"
         return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
 
+    def add_usage(self, usage: Mapping[str, Any] | None) -> None:
+        """Count what models used behind a tool."""
+        self._usage = _add_usage(self._usage, usage or {})
+
     def add_result(self, call: ToolCall, text: str, *, ran: bool) -> None:
         """Add the result of a call; `ran` tells whether a tool was really called."""
         self._calls_run += ran

@@ -10,10 +10,14 @@ Stopped: TypeAlias = Literal["turns", "seconds", "tool_calls", "output", "invali
 
 @dataclass(frozen=True, slots=True)
 class ToolOutcome:
-    """What a tool gave, as text for the model; an error's text begins with `CODE: `."""
+    """What a tool gave, as text for the model; an error's text begins with `CODE: `.
+
+    `usage` is what models used for it, where a tool asks some of its own.
+    """
 
     text: str
     is_error: bool = False
+    usage: dict[str, Any] | None = None
 
 
 class Toolbox(Protocol):

@@ -17,6 +17,8 @@ from mcp_server.runs.context import RunContext
 from mcp_server.runs.outage import through_outage
 from mcp_server.runs.record import Event, Outcome, Run, Status
 from mcp_server.services.grants import Grant, GrantedToolbox, ScopesNow, ToolboxFor
+from mcp_server.services.runs import RunService
+from mcp_server.services.sub_agents import SubAgents
 
 T = TypeVar("T")
 
@@ -44,6 +46,7 @@ class AgentWork:
     toolbox_for: ToolboxFor
     scopes_now: ScopesNow
     events_of: EventsOf
+    runs: RunService
 
     async def __call__(self, context: RunContext) -> Outcome:
         """Run the agent's loop, or go on with it where an earlier attempt was interrupted.
@@ -61,12 +64,13 @@ class AgentWork:
         grant = Grant(principal, self.scopes_now)
         await _patiently(grant.now)
         last: Event = {}
+        tools = GrantedToolbox(grant, definition, self.toolbox_for)
         performing = perform(
             definition,
-            run.input["messages"],
+            [*await self._recalled(run, grant), *run.input["messages"]],
             run.input["options"],
             model_for=self.model_for,
-            toolbox=GrantedToolbox(grant, definition.tools, self.toolbox_for),
+            toolbox=SubAgents(self.runs, tools, definition.agents, grant, context),
             steps=context,
             told=await self._told(run.id) if context.resumed else NOTHING_TOLD,
         )
@@ -78,8 +82,22 @@ class AgentWork:
                         break
                     context.emit(event)
         # A run without calls would otherwise answer for a key that died in the meantime.
-        await _patiently(grant.now)
-        return _outcome(definition, last)
+        principal = await _patiently(grant.now)
+        outcome = _outcome(definition, last)
+        if run.conversation is not None and outcome.status == "completed":
+            key = context.key("remember")
+            await _patiently(
+                lambda: self.runs.memory.remember(principal, run, last["message"], key=key)
+            )
+        return outcome
+
+    async def _recalled(self, run: Run, grant: Grant) -> list[dict[str, Any]]:
+        """Return what was said in the run's conversation before."""
+        conversation = run.conversation
+        if conversation is None:
+            return []
+        principal = await grant.now()
+        return await _patiently(lambda: self.runs.memory.recall(principal, conversation))
 
     async def _told(self, run: str) -> Told:
         stored: list[Event] = []

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from mcp_server.agents.definitions import AgentDefinition
 from mcp_server.agents.events import Toolbox, ToolOutcome
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import Unauthenticated, Unavailable
@@ -15,8 +16,8 @@ from mcp_server.errors import Unauthenticated, Unavailable
 ScopesNow: TypeAlias = Callable[[Principal], Awaitable[frozenset[str] | None]]
 """Return what a principal's key may do now, None if the key is dead."""
 
-ToolboxFor: TypeAlias = Callable[[Principal, Sequence[str]], Toolbox]
-"""Make the toolbox of the named tools for a principal."""
+ToolboxFor: TypeAlias = Callable[[Principal, AgentDefinition], Toolbox]
+"""Make the toolbox of what a definition names for a principal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +47,18 @@ class GrantedToolbox:
     """A toolbox whose every use is decided by the rights of that moment."""
 
     grant: Grant
-    tools: tuple[str, ...]
+    definition: AgentDefinition
     toolbox_for: ToolboxFor
 
     async def specs(self) -> list[dict[str, Any]]:
-        return await self.toolbox_for(await self.grant.now(), self.tools).specs()
+        return await self.toolbox_for(await self.grant.now(), self.definition).specs()
 
     async def call(self, name: str, arguments: dict[str, Any], *, key: str | None) -> ToolOutcome:
-        toolbox = self.toolbox_for(await self.grant.now(), self.tools)
+        toolbox = self.toolbox_for(await self.grant.now(), self.definition)
         return await toolbox.call(name, arguments, key=key)
 
     def repeatable(self, name: str) -> bool:
-        return self.toolbox_for(self.grant.principal, self.tools).repeatable(name)
+        return self.toolbox_for(self.grant.principal, self.definition).repeatable(name)
 
 
 def intersect(first: frozenset[str], second: frozenset[str]) -> frozenset[str]:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from typing_extensions import Unpack
 
+from mcp_server import policy
 from mcp_server.agents.work import read_conversation
 from mcp_server.auth.principal import Principal
 from mcp_server.operation import Operation, Operations
 from mcp_server.policy import Verb
+from mcp_server.runs.fence import parse_key
 from mcp_server.runs.queue import RunQueue
 from mcp_server.runs.record import Run, new_run_id
-from mcp_server.services.agents import agent_uri, load_agent, refuse_paused
+from mcp_server.services.agent_items import AgentItem
+from mcp_server.services.agent_memory import AgentMemory, Join
+from mcp_server.services.agents import agent_uri, find_agent, load_agent, refuse_paused
 from mcp_server.services.run_access import RunAccess
 from mcp_server.services.run_results import (
     BATCH_KIND,
@@ -28,6 +32,8 @@ from mcp_server.services.run_results import (
 from mcp_server.services.run_terms import Admission, RunTerms, columns
 from mcp_server.storage.sql.wake import Wake
 
+# An agent that asks one that asks another one, and so on.
+MOST_AGENTS_DEEP = 5
 # What a file needs - an engine, a model - may be away for some minutes.
 _INGESTION_RETRIES = 8
 
@@ -50,6 +56,7 @@ class RunStarts:
         self._ttl_of = ttl_of
         self._access = RunAccess(operation, queue)
         self._admission = Admission(control)
+        self.memory = AgentMemory(operation, control)
 
     async def start(
         self,
@@ -59,15 +66,21 @@ class RunStarts:
         *,
         options: Mapping[str, Any] | None = None,
         key: str | None = None,
+        conversation: str | None = None,
+        said: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, str] | None = None,
         **terms: Unpack[RunTerms],
     ) -> RunItem:
         """Start a run of an agent as it is defined now, and return at once.
 
         `input` is a text or a list of chat messages; `options` are further fields of a chat request
         (`temperature`, `response_format`, …) for each turn of the model. `key` is an idempotency key.
+        `conversation` is the id of a conversation, or a key of the agent's own, that the run goes on
+        with; `said` are the items that its input adds to it, if they are more than its messages.
 
         Raises:
-            NotFound: there is no such agent. Conflict: it is paused.
+            NotFound: there is no such agent, or conversation of this id.
+            Conflict: the agent is paused, or the conversation busy.
             InvalidInput: the input or a term does not fit. LimitExceeded: too many runs wait.
         """
         messages = read_conversation(input)
@@ -81,9 +94,38 @@ class RunStarts:
                 kind="agent",
                 agent=agent,
                 definition=definition,
-                input={"messages": messages, "options": dict(options or {})},
+                input={"messages": messages, "options": dict(options or {}), "said": said},
             )
-            return run_item(await self._create(op, run))
+            join = None
+            if conversation is not None:
+                run, join = self.memory.joining(op, run, conversation, definition)
+            return run_item(await self._create(op, run, join))
+
+    async def runnable(self, principal: Principal, agent: str) -> AgentItem | None:
+        """Return the definition of an agent, None if it is not there or the caller must not run it."""
+        if not policy.allows(principal, "run", agent_uri(agent)):
+            return None
+        async with self._control.connect() as tx:
+            return await find_agent(tx, principal.tenant, agent)
+
+    async def start_child(
+        self,
+        principal: Principal,
+        agent: str,
+        input: str,  # noqa: A002  the contract's name
+        variables: Mapping[str, str],
+        *,
+        key: str,
+    ) -> RunItem:
+        """Start a run of a sub-agent for the step `key` of a run, and return at once; its key does so once.
+
+        Raises:
+            LimitExceeded: too many agents have asked one another; and what `start` raises.
+        """
+        step = parse_key(key)
+        if step is not None:
+            await self._admission.check_nested(principal.tenant, step.run, MOST_AGENTS_DEEP)
+        return await self.start(principal, agent, input, variables=variables, key=key)
 
     async def start_tool(
         self,
@@ -168,15 +210,18 @@ class RunStarts:
         for topic in ("queue", "runs", "journal"):
             self._wake.send(topic)
 
-    async def _create(self, op: Operation, run: Run) -> Run:
+    async def _create(self, op: Operation, run: Run, join: Join | None = None) -> Run:
+        """Store a run, `join` first; nothing is done if the operation's key has started one already."""
         await self._admission.check(run.tenant)
-        if op.key is None:
+        if op.key is None and join is None:
             created, _ = await self._queue.create(run)
         else:
             async with self._control.begin() as tx:
                 known = await op.replay(tx)
                 if known is not None:
                     return await self._access.load(run.tenant, known["run"])
+                if join is not None:
+                    await join(tx)
                 created, _ = await self._queue.create(run, tx)
                 await op.remember(tx, {"run": created.id})
         self.announce()

@@ -127,16 +127,16 @@ class Admission:
             )
         self._counts[tenant] = counted, waiting, since + 1
 
-    async def check_nested(self, tenant: str, run: str) -> None:
-        """Return if `run` may start another one.
+    async def check_nested(self, tenant: str, run: str, most: int = MOST_NESTED) -> None:
+        """Return if `run` may start another one: if fewer than `most` have started one another.
 
         Raises:
             LimitExceeded: it is the last of as many as may have started one another.
         """
         async with self._control.connect() as tx:
-            given = {"tenant": tenant, "run": run, "most": MOST_NESTED}
+            given = {"tenant": tenant, "run": run, "most": most}
             depth = await tx.scalar(_NESTED, given) or 0
-        if depth >= MOST_NESTED:
+        if depth >= most:
             raise LimitExceeded(
                 f"{depth} runs have started one another already, the most allowed; answer without "
                 "starting another"

@@ -89,6 +89,7 @@ class RunService(RunInputs):
         wait_seconds: float,
         on_event: OnEvent | None = None,
         key: str | None = None,
+        conversation: str | None = None,
     ) -> RunItem:
         """Start a run and wait up to `wait_seconds` for its end or its question; it goes on after that.
 
@@ -101,7 +102,7 @@ class RunService(RunInputs):
                 "run_get tells later what became of the run",
                 param="wait_seconds",
             )
-        started = await self.start(principal, agent, input, key=key)
+        started = await self.start(principal, agent, input, key=key, conversation=conversation)
         try:
             with self._waiting(inside=is_step(key)):
                 async with asyncio.timeout(wait_seconds):

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from mcp_server.auth.principal import Principal
 from mcp_server.services.conversations import ConversationLocked, ConversationService
-from openai_facade.facade import Facade
+from openai_facade.facade import AGENT_PREFIX, Facade
 from openai_facade.responses.context import Memory
 from openai_facade.translate.response_object import Item
 from openai_facade.wire.conversations import locked
@@ -30,6 +30,22 @@ class _Held:
         await self._service.remember(principal, conversation, items, holder=self._holder)
 
 
+class _Joined:
+    """The conversation of an agent's run, which reads it and adds to it by itself, in its turn."""
+
+    def __init__(self, service: ConversationService) -> None:
+        self._service = service
+
+    async def history(self, principal: Principal, conversation: str, /) -> list[Item]:
+        await self._service.get(principal, conversation)
+        return []
+
+    async def remember(
+        self, principal: Principal, conversation: str, items: Sequence[Item], /
+    ) -> None:
+        del principal, conversation, items
+
+
 @asynccontextmanager
 async def remembering(
     facade: Facade, principal: Principal, body: dict[str, Any], holder: str | None = None
@@ -37,13 +53,17 @@ async def remembering(
     """Hold the conversation that a checked body names, if it names one.
 
     Of two responses that are made from one conversation at once the second is refused: what it
-    answered would stand behind words that it never read. The same `holder` may hold it again.
+    answered would stand behind words that it never read. The same `holder` may hold it again. For
+    an agent's response it is the agent's run that holds the conversation, as its definition says.
 
     Raises:
         InvalidRequest: another response holds it (409, conversation_locked).
         NotFound: there is no such conversation in this tenant.
     """
     service, name = facade.services.conversations, conversation_id(body)
+    if body["model"].startswith(AGENT_PREFIX):
+        yield _Joined(service)
+        return
     holder = holder or uuid4().hex
     memory = _Held(service, holder)
     if name is None:

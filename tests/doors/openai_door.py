@@ -43,7 +43,7 @@ from mcp_server.services.run_engine import open_runs, run_stores
 from mcp_server.services.runs import RunService
 from mcp_server.services.stored_chats import ChatService
 from mcp_server.storage.sql.wake import Wake
-from mcp_server.toolbox import BusToolbox
+from mcp_server.toolbox import agent_toolbox
 from openai_facade.app import routes
 from openai_facade.errors import render
 from openai_facade.facade import Facade
@@ -157,13 +157,14 @@ async def open_door(
     async with AsyncExitStack() as stack:
         wake = Wake()
         stores = run_stores(control, control)
+        runs = await stack.enter_async_context(open_runs(operations, control, stores, wake))
         work = AgentWork(
             router.resolve,
-            lambda principal, tools: BusToolbox(late[0], principal, tools),
+            lambda principal, definition: agent_toolbox(late[0], principal, definition),
             keys.scopes_now,
             lambda run, after: stores.events.read(run, after, 100),
+            runs,
         )
-        runs = await stack.enter_async_context(open_runs(operations, control, stores, wake))
         agents = AgentService(operations, control, models=router.models, tools=list_tools)
         services: Any = SimpleNamespace(
             kv=KvService(operations, control),

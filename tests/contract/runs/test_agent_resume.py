@@ -158,6 +158,7 @@ class Cell:
             lambda principal, _: gated(Books(self.sql, self.kv, principal), gate),
             self.scopes_now,
             lambda run, after: self.stores.events.read(run, after, 100),
+            self.runs,
         )
         plain = self.stores
         stores = replace(

@@ -21,6 +21,7 @@ from mcp_server.llm.router import Router
 from mcp_server.llm.scripted import ScriptedModel
 from mcp_server.operation import Operations
 from mcp_server.plugins import load_plugins
+from mcp_server.runs.context import Work
 from mcp_server.runs.worker import open_worker
 from mcp_server.server import IsthmusServer
 from mcp_server.services import Services
@@ -29,7 +30,7 @@ from mcp_server.services.agents import AgentService
 from mcp_server.services.kv import KvService
 from mcp_server.services.run_engine import open_runs, run_stores
 from mcp_server.storage.sql.wake import Wake
-from mcp_server.toolbox import BusToolbox
+from mcp_server.toolbox import agent_toolbox
 
 
 async def scopes_now(principal: Principal) -> frozenset[str]:
@@ -46,16 +47,18 @@ async def bus(operations: Operations, control: AsyncEngine) -> AsyncIterator[Bus
 
     wake = Wake()
     stores = run_stores(control, control)
-    work = AgentWork(
-        router.resolve,
-        lambda principal, tools: BusToolbox(late[0], principal, tools),
-        scopes_now,
-        lambda run, after: stores.events.read(run, after, 100),
-    )
+    works: dict[str, Work] = {}
     async with (
         open_runs(operations, control, stores, wake) as runs,
-        open_worker(stores, {"agent": work}, wake),
+        open_worker(stores, works, wake),
     ):
+        works["agent"] = AgentWork(
+            router.resolve,
+            lambda principal, definition: agent_toolbox(late[0], principal, definition),
+            scopes_now,
+            lambda run, after: stores.events.read(run, after, 100),
+            runs,
+        )
         services = SimpleNamespace(
             kv=KvService(operations, control),
             runs=runs,

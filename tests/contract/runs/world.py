@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from mcp_server.agents.definitions import AgentDefinition
 from mcp_server.agents.loop import Toolbox, ToolOutcome
 from mcp_server.auth.principal import Principal
 from mcp_server.bus import ToolSpec
@@ -88,8 +89,8 @@ class World:
     async def scopes_now(self, principal: Principal) -> frozenset[str] | None:
         return self.scopes(principal)
 
-    def toolbox_for(self, principal: Principal, names: Sequence[str]) -> Toolbox:
-        return KvToolbox(self.kv, principal, names)
+    def toolbox_for(self, principal: Principal, definition: AgentDefinition) -> Toolbox:
+        return KvToolbox(self.kv, principal, definition.tools)
 
     @asynccontextmanager
     async def open(
@@ -104,23 +105,26 @@ class World:
         """
         wake = Wake()
         stores = run_stores(self.control, self.control)
-        agent = AgentWork(
-            self.model_for,
-            self.toolbox_for,
-            self.scopes_now,
-            lambda run, after: stores.events.read(run, after, 100),
-        )
+        own: dict[str, Work] = {}
         async with (
             open_runs(self.operations, self.control, stores, wake) as runs,
             open_worker(
                 stores,
-                {"agent": agent, **(works or {})},
+                own,
                 wake,
                 concurrency=concurrency,
                 timing=timing,
                 idling=runs.idling,
             ) as self.worker,
         ):
+            own["agent"] = AgentWork(
+                self.model_for,
+                self.toolbox_for,
+                self.scopes_now,
+                lambda run, after: stores.events.read(run, after, 100),
+                runs,
+            )
+            own |= works or {}
             yield runs
 
     async def save(self, principal: Principal, **fields: Any) -> None:

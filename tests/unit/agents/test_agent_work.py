@@ -102,7 +102,8 @@ class World:
         log = EventLog(self.run.id, attempt, last, memory, memory, lambda: None)
         context = RunContext(self.run, attempt, log, memory, memory.states)
         writing = asyncio.create_task(log.write())
-        work = AgentWork(self.model_for, lambda *_: self.tools, self.scopes_now, memory.read)
+        runs: Any = None  # no conversation, no other agents
+        work = AgentWork(self.model_for, lambda *_: self.tools, self.scopes_now, memory.read, runs)
         working = asyncio.ensure_future(work(context))
         tasks = {working, writing}
         memory.interrupt = lambda: None

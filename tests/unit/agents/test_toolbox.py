@@ -7,6 +7,7 @@ from typing import Any
 
 from mcp.server.subscriptions import InMemorySubscriptionBus
 
+from mcp_server.agents.definitions import AgentDefinition
 from mcp_server.audit import Audit
 from mcp_server.auth.principal import OWNER
 from mcp_server.bus import Bus
@@ -17,7 +18,7 @@ from mcp_server.operation import Operations
 from mcp_server.plugins import load_plugins
 from mcp_server.server import IsthmusServer
 from mcp_server.services.grants import Grant, GrantedToolbox
-from mcp_server.toolbox import BusToolbox
+from mcp_server.toolbox import agent_toolbox
 
 TOOLS = """
 from mcp_server.plugins import tool
@@ -52,7 +53,9 @@ async def test_a_call_is_made_twice_only_if_its_tool_heeds_the_key(tmp_path: Pat
         return OWNER.scopes
 
     toolbox = GrantedToolbox(
-        Grant(OWNER, scopes_now), names, lambda principal, tools: BusToolbox(bus, principal, tools)
+        Grant(OWNER, scopes_now),
+        AgentDefinition(name="a", instructions="", tools=names),
+        lambda principal, definition: agent_toolbox(bus, principal, definition),
     )
     functions = [spec["function"]["name"] for spec in await toolbox.specs()]
     assert {name: toolbox.repeatable(name) for name in functions} == {
