@@ -25,7 +25,7 @@ class Run:
     """One row; `grant` are the scopes that the run was started with.
 
     What a caller sets: the fields up to `ttl_seconds`. What the engine sets: the rest. `epoch` is the
-    lease that holds the run, None unless it is running. `updated_at`, the time of its newest event, is
+    lease that holds the run, None unless it is running. `workers` made the last attempts, the newest last. `updated_at`, the time of its newest event, is
     there when one run is loaded.
     """
 
@@ -50,6 +50,7 @@ class Run:
     status: Status = "queued"
     epoch: int | None = None
     attempt: int = 0
+    workers: Sequence[str] = ()
     retries: int = 0
     cancel_requested: bool = False
     dead_letter: bool = False
