@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from alembic import op
 
-revision = "0018"
-down_revision = "0017"
+revision = "0019"
+down_revision = "0018"
 
 STATEMENTS: tuple[str, ...] = (
     "alter table runs add column workers text[] not null default '{}'",
