@@ -52,6 +52,17 @@ turns:
 - text: all of it was done and counted
 """
 CALLS = 4
+# The instructions of two agents, of which one asks the other.
+ASKING = """
+turns:
+- tool_calls: [{name: agent_teller, arguments: {input: go}}]
+- text: all is told
+"""
+COUNTING = """
+turns:
+- tool_calls: [{name: count, arguments: {}}]
+- text: counted
+"""
 
 
 class Gate:
@@ -94,12 +105,14 @@ def gated(inner: Any, gate: Gate, thing: int = 1) -> Any:
 
 
 class GatedModel(ScriptedModel):
-    """Speaks slowly enough for its words to be told one by one."""
+    """Speaks slowly enough for its words to be told one by one; instructions may be a script of their own."""
 
     gate: Gate
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Chunk, None]:
-        async for chunk in super().stream(request):
+        first = request["messages"][0]
+        own = first["role"] == "system" and ScriptedModel(load_turns(first["content"], "own"))
+        async for chunk in own.stream(request) if own else super().stream(request):
             await asyncio.sleep(0.02)
             await self.gate()
             yield chunk
@@ -248,6 +261,40 @@ async def test_a_worker_stopped_anywhere_loses_and_doubles_nothing(
         kinds = Counter(event["type"] for event in events)
         assert (kinds["tool_started"], kinds["tool_finished"]) == (CALLS, CALLS)
         assert kinds["turn_finished"] >= 3
+
+
+async def test_a_worker_stopped_anywhere_begins_no_second_run_below_and_remembers_once(
+    cell: Cell, agents: AgentService, principal: Principal
+) -> None:
+    await agents.save(principal, "teller", instructions=COUNTING, tools=["count"])
+    await agents.save(
+        principal, "boss", instructions=ASKING, agents=["teller"], memory="conversation"
+    )
+    for seed in range(4):
+        gate = Gate(random.Random(seed).randrange(40, 200))
+        async with cell.worker(gate, TURNS):
+            started = [
+                await cell.runs.start(principal, "boss", "go", conversation=f"{seed}.{n}")
+                for n in range(2)
+            ]
+            with anyio.fail_after(30):
+                await gate.stopped.wait()
+            async with cell.worker(Gate(), TURNS):
+                for run in started:
+                    await ended(cell.runs, principal, run["run"])
+                gate.woken.set()  # a zombie now
+                await settled(lambda gate=gate: gate.left < -20)
+        for run in started:
+            done = await cell.runs.get(principal, run["run"])
+            assert (done["status"], done["output"]) == ("completed", "all is told")
+            below = (await cell.runs.list(principal, parent=run["run"]))["items"]
+            assert [(each["agent"], each["status"]) for each in below] == [("teller", "completed")]
+            query = "select count(*) from conversation_items where conversation = :id"
+            async with cell.control.connect() as tx:
+                assert await tx.scalar(text(query), {"id": done["conversation"]}) == 2
+    effects = await effects_of(cell, principal)
+    assert len(effects) == 8
+    assert set(effects.values()) == {1}
 
 
 async def settled(condition: Callable[[], bool], seconds: float = 1.0) -> None:
