@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from mcp_server.agents.definitions import AgentLimits
 from mcp_server.auth.principal import OWNER
 from mcp_server.runtime import Runtime, open_runtime
 from mcp_server.settings import load_settings
@@ -28,6 +29,7 @@ from tests.e2e.torment import (
 )
 
 POINTS_WANTED, RUNS = (1000, 200) if LONG else (40, 12)
+EMBEDDED_POINTS = 20 if LONG else 3
 LEDGER = "create table ledger (line text)"
 ANSWER = "All of it was done."
 TOOLS = ["tally", "sign", "sql_execute"]
@@ -116,3 +118,43 @@ def wrong_calls(events: list[dict[str, Any]]) -> list[str]:
     if len(asked) != 1:
         wrong.append(f"it asked {len(asked)} times")
     return wrong
+
+
+@pytest.mark.timeout(3600)
+async def test_an_agent_on_the_embedded_model_survives_its_workers(data_dir: Path) -> None:
+    settings = load_settings(data_dir=data_dir, llm_url=("gguf:",), plugins=(PLUGINS,), auth="off")
+    async with open_runtime(settings, concurrency=0) as runtime:
+        made = await runtime.bus.call(OWNER, "sql_execute", {"sql": SQL_TABLE})
+        assert not made.is_error, made.text
+        await runtime.services.agents.save(
+            OWNER, "small", instructions="Count, then say what you did.", tools=["tally"],
+            limits=AgentLimits(turns=3),
+        )  # fmt: skip
+
+        async def start(_: int) -> object:
+            forced = {"tool_choice": "required", "max_tokens": 24}
+            return await runtime.services.runs.start(OWNER, "small", "Count.", options=forced)
+
+        with fragile_workers(data_dir, PLUGINS, workers=1, share=0.12, LLM_URL="gguf:") as workers:
+            torment = Torment(runtime, workers, start, None, EMBEDDED_POINTS, runs=1, live=1)
+            runs = await torment.endure()
+        wrong = [problem for run in runs for problem in await check_small(runtime, run)]
+        await aftermath(torment, runs, wrong)
+
+
+async def check_small(runtime: Runtime, run: str) -> list[str]:
+    """Tell what is wrong with the calls that a model of no great sense made, one at least."""
+    item = await runtime.services.runs.get(OWNER, run)
+    events = await events_of(runtime, run)
+    calls = [event for event in events if event["type"] == "tool_finished"]
+    wrong = [] if calls else [f"{run}: it called nothing; {item['error']}"]
+    if item["status"] == "completed":
+        wrong += [f"{run}: {problem}" for problem in wrong_in(events)]
+    elif (item["error"] or {}).get("code") != "limit_exceeded":
+        wrong.append(f"{run}: {item['status']} {item['error']}")
+    for number, call in enumerate(calls, 1):
+        kind = call["text"].rpartition(" ")[2]
+        times = 1 if call["is_error"] else await counted(runtime, run, f"call/{number}", kind)
+        if times != 1:
+            wrong.append(f"{run} call/{number}: done {times} times")
+    return [*wrong, *[problem async for problem in stale(runtime, run)]]
