@@ -44,14 +44,18 @@ class AgentMemory:
         self._operation = operation
         self._control = control
 
-    def joining(self, op: Operation, run: Run, key: str, definition: AgentItem) -> tuple[Run, Join]:
+    def joining(
+        self, op: Operation, run: Run, key: str | None, definition: AgentItem
+    ) -> tuple[Run, Join | None]:
         """Return the run as one that goes on with a conversation, and what creating it begins with.
 
-        `key` is a conversation's id, or a key of the agent's own if it has a memory.
+        `key` is a conversation's id, or a key of the agent's own if it has a memory; None is neither.
 
         Raises:
             InvalidInput: `key` is neither. Forbidden: the caller may not read and write the conversation.
         """
+        if key is None:
+            return run, None
         agent = definition["name"]
         found = _conversation_of(op.principal.tenant, agent, key)
         if found != key and definition["memory"] == "none":

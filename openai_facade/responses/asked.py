@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mcp_server.llm import ChatRequest, Model
+from openai_facade.agent_chat import Joined
 from openai_facade.responses.agent_runs import Continued
 from openai_facade.responses.approvals import Answered
 from openai_facade.responses.context import Context
@@ -14,6 +15,7 @@ from openai_facade.translate.response_messages import messages_of_items
 from openai_facade.translate.response_object import Item
 from openai_facade.translate.response_request import chat_request
 from openai_facade.translate.response_search import Sources
+from openai_facade.wire.responses import conversation_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,12 @@ class Asked:
     known_as: str
     previous: str | None
     continued: Continued | None = None
+
+    @property
+    def joined(self) -> Joined | None:
+        """The conversation that an agent's run goes on with, if the request names one."""
+        conversation = conversation_id(self.body)
+        return None if conversation is None else Joined(conversation, self.context.own)
 
     def chat(self, made: list[Item], sources: Sources) -> ChatRequest:
         """Give the chat request: instructions, what it goes on from, its input, and what was `made` since.

@@ -15,7 +15,7 @@ from mcp_server.auth.principal import Principal
 from mcp_server.errors import AppError, LeaseLost, Unavailable
 from mcp_server.llm import ChatRequest, UpstreamError
 from mcp_server.llm.wire import sum_usage
-from openai_facade.agent_chat import Joined, agent_events
+from openai_facade.agent_chat import agent_events
 from openai_facade.chat_media import with_media
 from openai_facade.facade import Facade
 from openai_facade.responses import rounds
@@ -249,9 +249,7 @@ class Answering:
         if self._asked.continued is not None:
             return continue_run(self._facade, self._principal, self._asked.continued)
         if model is None:  # another worker may go on with its run, and so does what it tells
-            conversation = conversation_id(self._asked.body)
-            joined = conversation and Joined(conversation, self._asked.context.own)
-            return agent_events(self._facade, self._principal, request, joined or None)
+            return agent_events(self._facade, self._principal, request, self._asked.joined)
         return run_loop(
             model,
             toolbox,
