@@ -193,6 +193,7 @@ class RunContext:
         kind: Literal["approval", "question"] = "question",
         parts: Mapping[str, Mapping[str, Any]] | None = None,
         call: Mapping[str, str] | None = None,
+        preview: Mapping[str, Any] | None = None,
     ) -> Any:
         """Return the answer to a question, or end this attempt until there is one.
 
@@ -202,7 +203,7 @@ class RunContext:
 
         `parts` are what is asked at once and may be answered one by one, each `{message, schema}` by
         its name; the answer is an object with one value for each name. `call` is the call that an
-        approval is about, `{name, arguments}`.
+        approval is about, `{name, arguments}`, and `preview` what it would do.
         """
         if name in self._results:
             return self._results[name]
@@ -216,6 +217,8 @@ class RunContext:
         }
         if call is not None:
             request["call"] = clean(dict(call))
+        if preview is not None:
+            request["preview"] = clean(dict(preview))
         if parts is not None:
             request["parts"] = {part: dict(asked) for part, asked in parts.items()}
         return await self._part(Asked(name, request))
