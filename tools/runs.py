@@ -26,12 +26,13 @@ async def run_list(
         str | None, Field(description="queued, running, input_required, completed, failed, …")
     ] = None,
     agent: str | None = None,
+    parent: Annotated[str | None, Field(description="only what this run began")] = None,
     limit: int | None = None,
     cursor: str | None = None,
 ) -> RunPage:
     """List runs, newest first, without their outputs."""
     return await call.services.runs.list(
-        call.principal, status=status, agent=agent, limit=limit, cursor=cursor
+        call.principal, status=status, agent=agent, parent=parent, limit=limit, cursor=cursor
     )
 
 

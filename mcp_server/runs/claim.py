@@ -25,6 +25,12 @@ _NAMES = ", ".join(f"claimed.{one.name}" for one in runs.c)
 # `locked` takes as many of each group as were picked; what another worker holds just now is passed
 # over for the next one of the group. So no row is locked that is not started. The arrays keep the
 # planner from reading the whole table when it has no statistics yet, or guesses what a limit lets through.
+# A run that goes on with a conversation waits until those before it have ended. Turns are given out in
+# their order, so whoever is first stays first: no two snapshots of the table disagree.
+_IN_TURN = """(conversation is null or not exists (
+                    select from runs before where before.tenant = runs.tenant
+                        and before.conversation = runs.conversation and before.turn < runs.turn
+                        and before.status in ('queued', 'running', 'input_required')))"""
 _TEXT = f"""
     with recursive lease as materialized (
         select epoch from run_leases
@@ -65,6 +71,7 @@ _TEXT = f"""
             where status = 'queued' and tenant = r.tenant and kind = r.kind
                 and priority = r.priority and not_before <= statement_timestamp()
                 and (expires_at is null or expires_at > statement_timestamp())
+                and {_IN_TURN}
             order by not_before, created_at, id limit r.room
         ) due
     ), picked as (
@@ -79,6 +86,7 @@ _TEXT = f"""
             where status = 'queued' and tenant = q.tenant and kind = q.kind
                 and priority = q.priority and not_before <= statement_timestamp()
                 and (expires_at is null or expires_at > statement_timestamp())
+                and {_IN_TURN}
             order by not_before, created_at, id limit q.slots for update skip locked
         ) due
     ), claimed as (

@@ -129,10 +129,11 @@ class RunQueue:
         """Let a run wait for an answer; one that is to be cancelled is cancelled instead.
 
         `request` is `{id, step, kind, message, schema}`; `step` is the one whose result the answer will
-        be. False if the lease does not hold the run any more, or claimed it again since `attempt`.
+        be. With `child`, `{run, request}`, it waits only as long as that other run asks that. False if the lease does not hold the run any more, or claimed it again since `attempt`.
         """
         asked = clean(request | {"step": step})
         values: dict[str, Any] = {"status": "input_required", "lease": None, "request": asked}
+        values["awaits"] = asked.get("child", {}).get("run")
         events = [status_event("input_required") | {"request": asked}]
         async with self._control.begin() as tx:
             row = await self._lock(tx, *_held(run, epoch, attempt))

@@ -28,6 +28,7 @@ _GIVEN = (
     "expires_at",
     "timeout_seconds",
     "ttl_seconds",
+    "conversation",
 )
 
 _ROW: dict[str, Any] = {column.name: column.type for column in runs.c}
@@ -42,11 +43,16 @@ INSERTION = (
         f"""
         with created as (
             insert into runs (id, tenant, subject, key_id, grant_scopes, kind, agent, definition,
-                input, status, priority, not_before, dedupe_key, origin, max_retries,
-                timeout_seconds, expires_at, ttl_seconds, last_seq)
+                input, status, priority, not_before, dedupe_key, origin, conversation, turn,
+                max_retries, timeout_seconds, expires_at, ttl_seconds, last_seq)
             values (:id, :tenant, :subject, :key_id, :grant_scopes, :kind, :agent, :definition,
                 :input, 'queued', :priority, coalesce(:not_before, clock_timestamp()),
-                :dedupe_key, :origin, :max_retries, :timeout_seconds, :expires_at, :ttl_seconds, 1)
+                :dedupe_key, :origin, :conversation,
+                case when :conversation is not null then (
+                    select coalesce(max(turn), 0) + 1 from runs
+                    where tenant = :tenant and conversation = :conversation
+                        and status in ('queued', 'running', 'input_required')) end,
+                :max_retries, :timeout_seconds, :expires_at, :ttl_seconds, 1)
             on conflict do nothing returning *
         ), frame as (
             insert into run_events (run, first_seq, last_seq, events)
@@ -80,6 +86,7 @@ def insertion(run: Run) -> dict[str, Any]:
         "not_before": run.not_before,
         "dedupe_key": run.dedupe_key,
         "origin": run.origin,
+        "conversation": run.conversation,
         "max_retries": run.max_retries,
         "timeout_seconds": run.timeout_seconds,
         "expires_at": run.expires_at,

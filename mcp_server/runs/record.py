@@ -24,6 +24,9 @@ Event: TypeAlias = dict[str, Any]
 class Run:
     """One row; `grant` are the scopes that the run was started with.
 
+    `origin` is the URI of what began it, `conversation` the id of the one that it goes on with: of the
+    live runs of one conversation only the oldest may run.
+
     What a caller sets: the fields up to `ttl_seconds`. What the engine sets: the rest. `epoch` is the
     lease that holds the run, None unless it is running. `updated_at`, the time of its newest event, is
     there when one run is loaded.
@@ -42,6 +45,7 @@ class Run:
     not_before: datetime | None = None
     dedupe_key: str | None = None
     origin: str | None = None
+    conversation: str | None = None
     max_retries: int = 0
     timeout_seconds: float | None = None
     expires_at: datetime | None = None

@@ -36,6 +36,40 @@ _EXPIRED = text(
     limit :batch for update skip locked
     """
 )
+# Nobody waits any more for what a run began that ended otherwise than well.
+_ORPHANS = text(
+    """
+    select child.id from runs child join runs parent
+        on parent.tenant = child.tenant and parent.id = substr(child.origin, 7)
+    where starts_with(child.origin, 'run://')
+        and child.status in ('queued', 'running', 'input_required')
+        and parent.status in ('failed', 'cancelled', 'expired')
+    limit :batch for update of child skip locked
+    """
+)
+# The question that a run asks as its own is not open any more, or its asker is gone.
+_ANSWERED = text(
+    """
+    select parent.id from runs parent left join runs child
+        on child.tenant = parent.tenant and child.id = parent.awaits
+    where parent.awaits is not null and parent.status = 'input_required'
+        and (child.status is distinct from 'input_required'
+            or child.request::json ->> 'id' <> parent.request::json #>> '{child,request}')
+    limit :batch for update of parent skip locked
+    """
+)
+_RELEASE = text(
+    """
+    with released as (
+        update runs set status = 'queued', request = null, strikes = 0, last_seq = last_seq + 1
+        where id = any(:ids) returning id, tenant, subject, status, last_seq
+    ), frame as (
+        insert into run_events (run, first_seq, last_seq, events)
+        select id, last_seq, last_seq, :told from released
+    )
+    select id, tenant, subject, status from released
+    """
+).bindparams(bindparam("ids", type_=ARRAY(Text)))
 # A key that died longer ago was seen by one of the many looks since, or no worker lived; a worker
 # looks at the key again when it claims.
 _OF_DEAD_KEYS = text(
@@ -107,6 +141,15 @@ class Sweep:
         """Fail live runs whose key was revoked or expired in the last two minutes; return them."""
         return await self._end(_OF_DEAD_KEYS, "failed", _KEYLESS)
 
+    async def orphans(self) -> list[str]:
+        """Cancel live runs of which the run that began them failed, expired or was cancelled; return them."""
+        return await self._end(_ORPHANS, "cancelled", None)
+
+    async def answered(self) -> list[str]:
+        """Queue runs that ask what another one asked and asks no more; return them."""
+        told = {"told": encode_json([status_event("queued")])}
+        return await self._change(_ANSWERED, _RELEASE, told)
+
     async def purge(self) -> int:
         """Delete runs whose `purge_at` has passed, and effects older than a week; return how many."""
         deleted = await self._delete(_PURGE_RUNS, {})
@@ -123,19 +166,26 @@ class Sweep:
             done += len(ids)
         return done
 
-    async def _end(self, due: TextClause, status: Status, error: dict[str, str]) -> list[str]:
-        told = {"status": status, "error": encode_json(error)}
-        told["told"] = encode_json([status_event(status, error)])
-        ended: list[str] = []
+    async def _end(
+        self, due: TextClause, status: Status, error: dict[str, str] | None
+    ) -> list[str]:
+        told = encode_json([status_event(status, error)])
+        kept = None if error is None else encode_json(error)
+        return await self._change(due, _END, {"status": status, "error": kept, "told": told})
+
+    async def _change(
+        self, due: TextClause, statement: TextClause, given: dict[str, Any]
+    ) -> list[str]:
+        changed: list[str] = []
         while await self._is_any(due):
             async with self._control.begin() as tx:
                 ids = list(await tx.scalars(due, {"batch": BATCH}))
                 if not ids:
                     break
-                rows = (await tx.execute(_END, {"ids": ids, **told})).all()
+                rows = (await tx.execute(statement, {"ids": ids, **given})).all()
                 await journalled(tx, self._record, rows)
-            ended += ids
-        return ended
+            changed += ids
+        return changed
 
     async def _is_any(self, due: TextClause) -> bool:
         """Look without a transaction, whose two further round trips would nearly always be for nothing."""

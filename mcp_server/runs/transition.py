@@ -97,6 +97,7 @@ def run_of(row: RunRow) -> Run:
         not_before=row.not_before,
         dedupe_key=row.dedupe_key,
         origin=row.origin,
+        conversation=row.conversation,
         max_retries=row.max_retries,
         timeout_seconds=row.timeout_seconds,
         expires_at=row.expires_at,

@@ -94,6 +94,11 @@ def visible(principal: Principal) -> list[ColumnElement[bool]]:
     return [or_(own, *(func.starts_with(runs.c.id, prefix) for prefix in shown))]
 
 
+def begun_by(parent: str | None) -> list[ColumnElement[bool]]:
+    """Return the condition on `runs` of those that a run began; none without a run."""
+    return [] if parent is None else [runs.c.origin == f"run://{parent}"]
+
+
 def target_of(run: Run) -> tuple[Verb, str]:
     """Return what was decided when the run was started: the verb, and the URI of what it runs."""
     if run.kind == RESPONSE_KIND:

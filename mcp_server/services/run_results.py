@@ -51,6 +51,13 @@ class RunPreview(TypedDict):
     unavailable: NotRequired[str]
 
 
+class RunChild(TypedDict):
+    """A question that the run of a sub-agent asks, and that may be answered there as well."""
+
+    run: str
+    request: str
+
+
 class RunRequest(TypedDict):
     """What a run waits for: an answer to `message` that fits `schema` (JSON Schema 2020-12).
 
@@ -58,6 +65,7 @@ class RunRequest(TypedDict):
     `parts` are there if several things are asked at once; the answer is an object with one value for each.
     `call` is there if the approval is about a call of a tool, and `preview` if its tool can tell what
     it would do.
+    `call` is there if the approval is about a call of a tool, and `child` if it is a sub-agent's run that asks.
     """
 
     id: str
@@ -67,6 +75,7 @@ class RunRequest(TypedDict):
     parts: NotRequired[dict[str, RunPart]]
     call: NotRequired[RunCall]
     preview: NotRequired[RunPreview]
+    child: NotRequired[RunChild]
 
 
 class RunProgress(TypedDict):
@@ -81,7 +90,8 @@ class RunSummary(TypedDict):
     """One run without its output; times are ISO 8601 in UTC.
 
     `kind` is `agent` or `tool`, and `agent` or `tool` its name; or `response`,
-    `batch`, or `ingestion` of files into a vector store. `attempt` counts the workers that took it,
+    `batch`, or `ingestion` of files into a vector store. `parent` is the run that began it, and
+    `conversation` the id of the one that it goes on with. `attempt` counts the workers that took it,
     `retries` how often it failed and was tried again; `dead_letter` marks one that used them up.
     `last_event` is the number of its newest event, and `updated_at` its time, which lists leave out.
     A live run expires at `expires_at`, an ended one is deleted after `kept_until`.
@@ -93,6 +103,8 @@ class RunSummary(TypedDict):
     kind: str
     agent: str | None
     tool: str | None
+    parent: str | None
+    conversation: str | None
     attempt: int
     retries: int
     dead_letter: bool
@@ -161,6 +173,8 @@ def run_summary(run: Run) -> RunSummary:
         kind=kind,
         agent=run.agent,
         tool=tool or None,
+        parent=_parent(run),
+        conversation=run.conversation,
         attempt=run.attempt,
         retries=run.retries,
         dead_letter=run.dead_letter,
@@ -183,6 +197,11 @@ def run_item(run: Run) -> RunItem:
     return RunItem(**run_summary(run), agent_version=definition.get("version"), output=run.output)
 
 
+def _parent(run: Run) -> str | None:
+    begun_by = run.origin or ""
+    return begun_by.removeprefix("run://") if begun_by.startswith("run://") else None
+
+
 def _request(request: dict[str, Any]) -> RunRequest:
     shown = RunRequest(
         id=request["id"],
@@ -195,6 +214,9 @@ def _request(request: dict[str, Any]) -> RunRequest:
         shown["call"] = RunCall(name=call["name"], arguments=call["arguments"])
     if "preview" in request:
         shown["preview"] = cast("RunPreview", request["preview"])
+    child = request.get("child")
+    if child is not None:
+        shown["child"] = RunChild(run=child["run"], request=child["request"])
     answers: dict[str, Any] = request.get("answers", {})
     parts: dict[str, Any] = request.get("parts", {})
     if parts:

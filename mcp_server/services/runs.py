@@ -20,7 +20,7 @@ from mcp_server.runs.idling import Idling
 from mcp_server.runs.queue import RunQueue
 from mcp_server.runs.record import Event, Run
 from mcp_server.services import names
-from mcp_server.services.run_access import listing, visible
+from mcp_server.services.run_access import begun_by, listing, visible
 from mcp_server.services.run_answer_check import AnswerCheck
 from mcp_server.services.run_inputs import RunInputs
 from mcp_server.services.run_pages import one_status, read_cursor, write_cursor
@@ -183,19 +183,20 @@ class RunService(RunInputs):
         status: str | None = None,
         agent: str | None = None,
         kind: str | None = None,
+        parent: str | None = None,
         limit: int | None = None,
         cursor: str | None = None,
     ) -> RunPage:
         """Return a page of the runs that the caller may see, newest first, without their outputs.
 
-        `kind` is `agent`, `tool` or `tool/NAME`.
+        `kind` is `agent`, `tool` or `tool/NAME`; `parent` is the run that began them.
 
         Raises:
             InvalidInput: a filter, the limit or the cursor does not fit.
         """
         size = names.page_size(limit)
         wanted = None if status is None else one_status(status)
-        for name, value in (("agent", agent), ("kind", kind)):
+        for name, value in (("agent", agent), ("kind", kind), ("parent", parent)):
             if value is not None:
                 names.key(value, name)
         async with self._operation(principal, *listing(principal)):
@@ -204,7 +205,7 @@ class RunService(RunInputs):
                 status=wanted,
                 kind=kind,
                 agent=agent,
-                where=visible(principal),
+                where=[*visible(principal), *begun_by(parent)],
                 limit=size + 1,
                 cursor=read_cursor(cursor),
             )

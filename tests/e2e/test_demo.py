@@ -27,7 +27,7 @@ from mcp_server.commands.demo.tour import Tour
 from mcp_server.errors import ConfigurationError
 from mcp_server.settings import load_settings
 from tests.doors.live import serving
-from tests.e2e.processes import ServeProcess, environment, serve
+from tests.e2e.processes import ISTHMUS, ServeProcess, environment, serve
 
 KEY = "sk-the-operators-own-key"
 DEMO_SECONDS = 200
@@ -43,7 +43,7 @@ def temporary(scratch: Path) -> Path:
 
 def start_demo(temporary: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "mcp_server", "demo", *arguments],
+        [*ISTHMUS, "demo", *arguments],
         env=environment(temporary / "unused") | {"TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

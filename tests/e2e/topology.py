@@ -6,14 +6,13 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from tests.e2e.processes import environment
+from tests.e2e.processes import ISTHMUS, environment
 from tests.servers.juicefs import JuiceFs
 from tests.servers.milvus import MilvusLite
 from tests.servers.nginx import NginxServer
@@ -199,7 +198,7 @@ class Topology:
         at = [] if port is None else ["--port", str(port)]
         configuration = ["--config", str(self.secrets / "isthmus.toml")]
         return Program(
-            [sys.executable, "-m", "mcp_server", *arguments, *at, *configuration],
+            [*ISTHMUS, *arguments, *at, *configuration],
             environment(
                 self.data_dir,
                 PUBLIC_URL=self.url,

@@ -14,6 +14,7 @@ import jsonschema_rs
 
 from openai_facade.specification.support import openai_document
 from tests.traffic.extensions import DEVIATIONS, EXTENSIONS
+from tests.traffic.recording import Exchange
 
 DOCUMENT = openai_document()
 BASE = "/v1"
@@ -25,20 +26,6 @@ STREAMS = {
     "/responses/{response_id}": "ResponseStreamEvent",
 }
 LAST_OF_A_RESPONSE = {"response.completed", "response.failed", "response.incomplete", "error"}
-
-
-@dataclass(slots=True)
-class Exchange:
-    """A request under /v1 and its whole answer, as they were on the wire."""
-
-    method: str
-    path: str
-    request_type: str
-    request: bytes
-    status: int
-    answer_type: str
-    answer: bytes
-    query: str = ""
 
 
 @dataclass(slots=True)

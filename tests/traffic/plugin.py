@@ -1,114 +1,110 @@
-"""Checks every exchange under /v1 that any test has with a server in its own process, and says how many."""
+"""Checks every exchange under /v1 that any test has with a server of ours, and says how many.
+
+Servers in the test's own process are listened to there; those that it starts write to a folder, which is read
+after each test, and once more at the end for what came later.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.types import Message, Receive, Scope, Send
 
 from mcp_server.doors import DeclaredRoute
-from tests.traffic.check import Exchange, check
+from tests.traffic.check import check
+from tests.traffic.recording import FOLDER, Exchange, Recorder, taken_from
 
-COUNTS = "openai_traffic"
-counted = pytest.StashKey[Counter[str]]()
-serve = DeclaredRoute.handle
-
-
-class Recorder:
-    """Serves a route as ever, and keeps what went by when the answer is whole."""
-
-    def __init__(self) -> None:
-        self.exchanges: list[Exchange] = []
-
-    async def handle(
-        self, route: DeclaredRoute, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        request: list[bytes] = []
-        answer: list[bytes] = []
-        head: Message = {}
-        whole = False
-
-        async def receiving() -> Message:
-            message = await receive()
-            request.append(message.get("body", b""))
-            return message
-
-        async def sending(message: Message) -> None:
-            nonlocal whole
-            if message["type"] == "http.response.start":
-                head.update(message)
-            elif message["type"] == "http.response.body":
-                answer.append(message.get("body", b""))
-                whole = not message.get("more_body", False)
-            await send(message)
-
-        await serve(route, scope, receiving, sending)
-        if whole and scope["method"] != "HEAD":  # a client that left was told no more
-            self.exchanges.append(
-                Exchange(
-                    scope["method"],
-                    scope["path"],
-                    media_type(scope["headers"]),
-                    b"".join(request),
-                    head["status"],
-                    media_type(head["headers"]),
-                    b"".join(answer),
-                    scope["query_string"].decode("latin-1"),
-                )
-            )
+REPORT = "openai_traffic"
+OTHERS = "from other processes"
 
 
-def media_type(headers: Any) -> str:
-    return next(
-        (value.decode("latin-1") for name, value in headers if name.lower() == b"content-type"), ""
-    )
+@dataclass(slots=True)
+class Traffic:
+    """What was checked, and what did not fit though no test could be told so."""
+
+    folder: Path
+    read: dict[str, int] = field(default_factory=dict[str, int])
+    counts: Counter[str] = field(default_factory=Counter[str])
+    late: list[str] = field(default_factory=list[str])
+
+    def check(self, exchanges: Iterable[Exchange]) -> list[str]:
+        """Count exchanges and tell what does not fit."""
+        faults: list[str] = []
+        for exchange in exchanges:
+            finding = check(exchange)
+            self.counts["exchanges" if exchange.status < 400 else "errors"] += 1
+            self.counts["events"] += finding.events
+            self.counts.update(f"removed: {name}" for name in finding.removed)
+            faults += [f"{exchange.method} {exchange.path}: {fault}" for fault in finding.faults]
+        return faults
+
+    def check_others(self) -> list[str]:
+        """Do so with what other processes wrote since the last time."""
+        exchanges = list(taken_from(self.folder, self.read))
+        self.counts.update({OTHERS: len(exchanges)} if exchanges else {})
+        return self.check(exchanges)
+
+
+traffic = pytest.StashKey[Traffic]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Say where the processes that tests start write to: another place for each process of pytest-xdist."""
+    folder = Path(tempfile.mkdtemp(prefix="isthmus-traffic-"))
+    config.stash[traffic] = Traffic(folder)
+    os.environ[FOLDER] = str(folder)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(config.stash[traffic].folder, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
 def _checked_traffic(
     monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
 ) -> Iterator[None]:
-    recorder = Recorder()
-
-    async def handle(route: DeclaredRoute, scope: Scope, receive: Receive, send: Send) -> None:
-        if route.door == "openai" and scope["type"] == "http":
-            await recorder.handle(route, scope, receive, send)
-        else:
-            await serve(route, scope, receive, send)
-
-    monkeypatch.setattr(DeclaredRoute, "handle", handle)
+    heard: list[Exchange] = []
+    monkeypatch.setattr(DeclaredRoute, "handle", Recorder(heard.append).method())
     yield
-    counts = pytestconfig.stash.setdefault(counted, Counter())
-    faults: list[str] = []
-    for exchange in recorder.exchanges:
-        finding = check(exchange)
-        counts["exchanges" if exchange.status < 400 else "errors"] += 1
-        counts["events"] += finding.events
-        counts.update(f"removed: {name}" for name in finding.removed)
-        faults += [f"{exchange.method} {exchange.path}: {fault}" for fault in finding.faults]
+    found = pytestconfig.stash[traffic]
+    faults = found.check(heard) + found.check_others()
     assert faults == [], "what was said under /v1 does not fit OpenAI's document"
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Hand what a process of pytest-xdist counted to the one that reports."""
+    """Check what came after the last test, and hand everything to the process that reports."""
+    found = session.config.stash[traffic]
+    found.late += found.check_others()
     output = getattr(session.config, "workeroutput", None)
     if output is not None:
-        output[COUNTS] = dict(session.config.stash.get(counted, Counter[str]()))
+        output[REPORT] = (dict(found.counts), found.late)
+    elif found.late and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: object) -> None:
+    """Take in what a process of pytest-xdist found."""
     del error
-    counts = node.config.stash.setdefault(counted, Counter())
-    counts.update(getattr(node, "workeroutput", {}).get(COUNTS, {}))
+    counts, late = getattr(node, "workeroutput", {}).get(REPORT, ({}, []))
+    found = node.config.stash[traffic]
+    found.counts.update(counts)
+    found.late += late
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Say how much was checked."""
-    counts = config.stash.get(counted, Counter[str]())
-    if counts:
-        told = ", ".join(f"{name} {number}" for name, number in sorted(counts.items()))
+    """Say how much was checked, and what did not fit after the tests that it belongs to."""
+    found = config.stash[traffic]
+    if found.counts:
+        told = ", ".join(f"{name} {number}" for name, number in sorted(found.counts.items()))
         terminalreporter.write_line(f"OpenAI traffic checked: {told}")
+    for fault in found.late:
+        terminalreporter.write_line(f"does not fit OpenAI's document: {fault}", red=True)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.traffic.check import Exchange, check, path_template
+from tests.traffic.check import check, path_template
+from tests.traffic.recording import Exchange
 
 ERROR = {"error": {"message": "no", "type": "server_error", "param": None, "code": None}}
 CHUNK: dict[str, Any] = {

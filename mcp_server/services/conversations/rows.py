@@ -12,8 +12,10 @@ from sqlalchemy import Row, delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mcp_server.errors import Conflict, InvalidInput, NotFound
+from mcp_server.runs.record import LIVE
 from mcp_server.storage.sql.conversation_tables import conversation_items as items
 from mcp_server.storage.sql.conversation_tables import conversations
+from mcp_server.storage.sql.run_tables import runs
 
 MOST_ITEMS = 10_000
 """How many items a conversation takes in its whole life: a response reads all that are left of them."""
@@ -186,14 +188,31 @@ async def let_go(tx: AsyncConnection, conversation: str, holder: str) -> None:
     await tx.execute(update(conversations).where(*where).values(held_by=None, held_until=None))
 
 
-def check_free(row: Row[Any], holder: str | None) -> None:
-    """See that `holder` may add to a conversation.
+async def check_free(tx: AsyncConnection, row: Row[Any], holder: str | None = None) -> None:
+    """See that `holder` may add to a conversation, whose row is locked.
 
     Raises:
-        ConversationLocked: another one holds it.
+        ConversationLocked: a response or a run holds it.
     """
     if row.held and row.held_by != holder:
         raise locked(row.id)
+    run = await first_run(tx, row)
+    if run is not None:
+        raise ConversationLocked(
+            f"Run {run.id} goes on with the conversation {row.id[:_SHOWN]!r} and is {run.status}. "
+            "Try again when it has ended.",
+            param="conversation",
+        )
+
+
+async def first_run(tx: AsyncConnection, row: Row[Any]) -> Row[Any, Any] | None:
+    """Return the id and status of the run that has its turn in a conversation, None if there is none.
+
+    The row must be locked by a statement before: only then does this one see whoever locked it last.
+    """
+    live = runs.c.conversation == row.id, runs.c.status.in_(LIVE), runs.c.tenant == row.tenant
+    first = select(runs.c.id, runs.c.status).where(*live).order_by(runs.c.turn).limit(1)
+    return (await tx.execute(first)).first()
 
 
 def locked(conversation: str) -> ConversationLocked:

@@ -120,7 +120,7 @@ class ConversationService:
             self._control.begin() as tx,
         ):
             row = await rows.load(tx, principal.tenant, conversation, lock=True)
-            rows.check_free(row, None)
+            await rows.check_free(tx, row)
             await rows.append(tx, row, items)
             await op.journal(tx)
 
@@ -171,7 +171,7 @@ class ConversationService:
             self._control.begin() as tx,
         ):
             row = await rows.load(tx, principal.tenant, conversation, lock=True)
-            rows.check_free(row, None)
+            await rows.check_free(tx, row)
             await rows.delete_item(tx, row.id, item)
             await op.journal(tx)
             return conversation_of(row)
@@ -212,7 +212,7 @@ class ConversationService:
             self._control.begin() as tx,
         ):
             row = await rows.load(tx, principal.tenant, conversation, lock=True)
-            rows.check_free(row, holder)
+            await rows.check_free(tx, row, holder)
             await rows.append(tx, row, items, again=True)
             if holder is not None:
                 await rows.let_go(tx, row.id, holder)
@@ -245,7 +245,8 @@ class ConversationService:
 
     async def _hold(self, principal: Principal, conversation: str, holder: str) -> None:
         async with self._control.begin() as tx:
-            row = await rows.load(tx, principal.tenant, conversation)
+            row = await rows.load(tx, principal.tenant, conversation, lock=True)
+            await rows.check_free(tx, row, holder)
             if not await rows.hold(tx, principal.tenant, row.id, holder, self._held_seconds):
                 raise rows.locked(conversation)
 

@@ -40,8 +40,13 @@ runs = Table(
     Column("priority", Integer, nullable=False),
     at("not_before"),
     Column("dedupe_key", Text),
-    # The schedule or trigger that began it.
+    # The schedule, trigger or run that began it.
     Column("origin", Text),
+    # The conversation that it goes on with, and its place among the live runs that do: the first runs.
+    Column("conversation", Text),
+    Column("turn", BigInteger),
+    # The run whose question it asks as its own.
+    Column("awaits", Text),
     # How often it was claimed; how often it failed and was tried again; how often in a row its
     # worker died without a step finished.
     Column("attempt", Integer, nullable=False),
