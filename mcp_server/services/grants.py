@@ -10,6 +10,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mcp_server.agents.definitions import AgentDefinition
 from mcp_server.agents.events import Toolbox, ToolOutcome
+from mcp_server.agents.previews import Previewing
+from mcp_server.agents.questions import ASK_PERSON, QUESTION
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import Unauthenticated, Unavailable
 
@@ -51,11 +53,18 @@ class GrantedToolbox:
     toolbox_for: ToolboxFor
 
     async def specs(self) -> list[dict[str, Any]]:
-        return await self.toolbox_for(await self.grant.now(), self.definition).specs()
+        specs = await self.toolbox_for(await self.grant.now(), self.definition).specs()
+        return [*specs, QUESTION] if ASK_PERSON in self.definition.tools else specs
 
     async def call(self, name: str, arguments: dict[str, Any], *, key: str | None) -> ToolOutcome:
         toolbox = self.toolbox_for(await self.grant.now(), self.definition)
         return await toolbox.call(name, arguments, key=key)
+
+    async def preview(self, name: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
+        toolbox = self.toolbox_for(await self.grant.now(), self.definition)
+        if not isinstance(toolbox, Previewing):
+            return None
+        return await toolbox.preview(name, arguments)
 
     def repeatable(self, name: str) -> bool:
         return self.toolbox_for(self.grant.principal, self.definition).repeatable(name)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from mcp_server.agents.asked import is_declined
 from mcp_server.agents.events import Toolbox, ToolOutcome
+from mcp_server.agents.previews import Previewing
 from mcp_server.errors import Conflict, InvalidInput
 from mcp_server.function_names import agent_function
 from mcp_server.runs.context import RunContext
 from mcp_server.services.agent_items import AgentItem
 from mcp_server.services.grants import Grant
-from mcp_server.services.run_answers import is_declined
 from mcp_server.services.run_results import RunItem
 from mcp_server.services.runs import RunService
 
@@ -69,6 +70,12 @@ class SubAgents:
                 return _outcome(child)
             await self._pass_on(child)
 
+    async def preview(self, name: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
+        """Tell what a call would do, where the toolbox can."""
+        if name in self._agents or not isinstance(self._tools, Previewing):
+            return None
+        return await self._tools.preview(name, arguments)
+
     def repeatable(self, name: str) -> bool:
         """Tell whether a call made twice with one key takes effect once: a sub-agent's run begins once."""
         return name in self._agents or self._tools.repeatable(name)
@@ -84,6 +91,7 @@ class SubAgents:
             kind="approval" if request["kind"] == "approval" else "question",
             parts=_parts(request.get("parts")),
             call=cast("Mapping[str, str] | None", request.get("call")),
+            preview=cast("Mapping[str, Any] | None", request.get("preview")),
             child={"run": child["run"], "request": request["id"]},
         )
         declined = is_declined(answer)
