@@ -15,7 +15,8 @@ from mcp_server.operation import Operation, Operations
 from mcp_server.policy import Verb
 from mcp_server.runs.queue import RunQueue
 from mcp_server.runs.record import Run, new_run_id
-from mcp_server.services.agents import agent_uri, load_agent, refuse_paused
+from mcp_server.services.agent_rows import agent_uri, load_agent, refuse_paused
+from mcp_server.services.agent_starts import begin_with
 from mcp_server.services.run_access import RunAccess
 from mcp_server.services.run_results import (
     BATCH_KIND,
@@ -58,17 +59,21 @@ class RunStarts:
         input: str | list[dict[str, Any]],  # noqa: A002  the contract's name
         *,
         options: Mapping[str, Any] | None = None,
+        variables: Mapping[str, str] | None = None,
+        conversation: str | None = None,
         key: str | None = None,
         **terms: Unpack[RunTerms],
     ) -> RunItem:
         """Start a run of an agent as it is defined now, and return at once.
 
         `input` is a text or a list of chat messages; `options` are further fields of a chat request
-        (`temperature`, `response_format`, …) for each turn of the model. `key` is an idempotency key.
+        (`temperature`, `response_format`, …) for each turn of the model. `variables` fill
+        the agent's instructions; `conversation` is the key of the one that the run goes on with. `key` is
+        an idempotency key.
 
         Raises:
             NotFound: there is no such agent. Conflict: it is paused.
-            InvalidInput: the input or a term does not fit. LimitExceeded: too many runs wait.
+            InvalidInput: the input, a variable or a term does not fit. LimitExceeded: too many runs wait.
         """
         messages = read_conversation(input)
         uri = agent_uri(agent)
@@ -80,8 +85,7 @@ class RunStarts:
                 terms,
                 kind="agent",
                 agent=agent,
-                definition=definition,
-                input={"messages": messages, "options": dict(options or {})},
+                **begin_with(definition, messages, options, variables, conversation),
             )
             return run_item(await self._create(op, run))
 
