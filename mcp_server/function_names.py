@@ -21,3 +21,12 @@ def function_name(tool: str) -> str:
         return tool
     digest = hashlib.sha256(tool.encode()).hexdigest()[:_DIGEST]
     return f"{_FORBIDDEN.sub('_', tool)[: _LONGEST - _DIGEST - 1]}_{digest}"
+
+
+SEARCH_FUNCTION = "search_documents"
+"""The function with which an agent searches the stores of its definition."""
+
+
+def agent_function(agent: str) -> str:
+    """Give the name of the tool, and of the function, that runs an agent."""
+    return function_name(f"agent_{agent}")

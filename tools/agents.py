@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
-from mcp_server.agents.definitions import AgentLimits
+from mcp_server.agents.definitions import AgentLimits, Busy, Memory, UnsurePolicy
 from mcp_server.plugins import Call, Preview, tool
 from mcp_server.services.agent_items import AgentDeleted, AgentItem, AgentPage, AgentVersions
 from mcp_server.services.runs import RunResult
@@ -16,28 +16,55 @@ MARGIN_SECONDS = 0.5
 SHOWN = Preview("agent_get", ("name",))
 
 
+Names = list[str] | None
+
+
 @tool(verb="write", preview=SHOWN)
 async def agent_save(
     call: Call,
     name: str,
-    instructions: Annotated[str, Field(description="the system message")],
+    instructions: Annotated[
+        str, Field(description="the system message; {{name}} stands for a variable")
+    ],
     description: str = "",
-    model: Annotated[str, Field(description="an id of model_list")] = "default",
-    tools: Annotated[
-        list[str] | None, Field(description="names of the tools it may use; none if left out")
+    variables: Annotated[
+        dict[str, str | None] | None,
+        Field(
+            description="of the instructions, each with its default text, null if runs must give it"
+        ),
     ] = None,
+    model: Annotated[str, Field(description="an id of model_list")] = "default",
+    fallbacks: Annotated[Names, Field(description="models to ask when it fails")] = None,
+    tools: Annotated[
+        Names, Field(description="names of the tools it may use; none if left out")
+    ] = None,
+    agents: Annotated[Names, Field(description="agents that it may run, as functions")] = None,
+    stores: Annotated[Names, Field(description="vector stores that it may search")] = None,
     approve: Annotated[
-        list[str] | None,
+        Names,
         Field(description="those of its tools whose every call waits for a person, see run_input"),
     ] = None,
     unsure: Annotated[
-        Literal["fail", "retry"],
+        UnsurePolicy,
         Field(
             description="what becomes of an interrupted call to a tool that cannot promise to do it "
             "only once: the run fails with code `unsure`, or the call is made again"
         ),
     ] = "fail",
+    output_schema: Annotated[
+        dict[str, Any] | None,
+        Field(description="JSON schema of the final answer; text if left out"),
+    ] = None,
+    parallel: Annotated[bool, Field(description="make the calls of one turn at once")] = True,
     limits: AgentLimits | None = None,
+    memory: Annotated[
+        Memory, Field(description="conversation: runs with one key go on with what was said")
+    ] = "none",
+    busy: Annotated[
+        Busy, Field(description="what becomes of a run whose conversation is in another run")
+    ] = "reject",
+    as_tool: Annotated[bool, Field(description="show it as the tool agent_NAME")] = False,
+    as_prompt: Annotated[bool, Field(description="show its instructions as a prompt")] = False,
     metadata: dict[str, str] | None = None,
 ) -> AgentItem:
     """Define an agent, or replace its definition by a new version."""
@@ -47,11 +74,21 @@ async def agent_save(
         idempotency_key=call.key,
         instructions=instructions,
         description=description,
+        variables=variables or {},
         model=model,
+        fallbacks=fallbacks or [],
         tools=tools or [],
+        agents=agents or [],
+        stores=stores or [],
         approve=approve or [],
         unsure=unsure,
+        output_schema=output_schema,
+        parallel=parallel,
         limits=limits or AgentLimits(),
+        memory=memory,
+        busy=busy,
+        as_tool=as_tool,
+        as_prompt=as_prompt,
         metadata=metadata or {},
     )
 
@@ -106,6 +143,12 @@ async def agent_run(
     wait_seconds: Annotated[
         float, Field(description="0 returns at once; the run goes on after the wait")
     ] = 30,
+    variables: Annotated[
+        dict[str, str] | None, Field(description="texts for the variables of its instructions")
+    ] = None,
+    conversation: Annotated[
+        str | None, Field(description="key of the conversation that it goes on with")
+    ] = None,
 ) -> RunResult:
     """Run an agent with the caller's rights and wait for its answer.
 
@@ -124,7 +167,14 @@ async def agent_run(
         left = call.deadline - asyncio.get_running_loop().time() - MARGIN_SECONDS
         wait_seconds = min(wait_seconds, max(left, 0))
     done = await call.services.runs.run(
-        call.principal, agent, input, wait_seconds=wait_seconds, on_event=tell, key=call.key
+        call.principal,
+        agent,
+        input,
+        variables=variables,
+        conversation=conversation,
+        wait_seconds=wait_seconds,
+        on_event=tell,
+        key=call.key,
     )
     return RunResult(
         run=done["run"], status=done["status"], output=done["output"], error=done["error"]

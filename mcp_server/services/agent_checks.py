@@ -1,4 +1,4 @@
-"""What a definition of an agent must be: its fields, and that what it names exists."""
+"""What a definition of an agent must be: its fields fit together, and the models and tools that it names exist."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ from pydantic import ValidationError
 
 from mcp_server.agents.definitions import DEFAULT_MODEL, AgentDefinition
 from mcp_server.agents.questions import ASK_PERSON
+from mcp_server.agents.variables import used_variables
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import InvalidInput
+from mcp_server.function_names import SEARCH_FUNCTION, agent_function, function_name
 from mcp_server.llm import ModelInfo
+from mcp_server.services.schema_process import schema_fault
+from mcp_server.storage.sql.schema import encode_json
 
 MOST_SHOWN = 50
+MOST_SCHEMA_BYTES = 65_536
+# What a tool made of the agent takes beside its variables.
+_TAKEN = ("input", "conversation")
 
 
 class Named(Protocol):
@@ -34,7 +41,7 @@ def read_definition(fields: dict[str, Any]) -> AgentDefinition:
     """Read the fields of a definition.
 
     Raises:
-        InvalidInput: a field is unknown or does not fit, or an approval is asked for no tool of it.
+        InvalidInput: a field is unknown or does not fit, or two of them do not fit together.
     """
     try:
         definition = AgentDefinition.model_validate(fields)
@@ -42,41 +49,104 @@ def read_definition(fields: dict[str, Any]) -> AgentDefinition:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise InvalidInput(f"{where}: {first['msg']}", param=where) from error
-    for tool in definition.approve:
-        if tool not in definition.tools:
-            shown = ", ".join(definition.tools[:MOST_SHOWN]) or "none"
-            message = f"approve: {tool!r} is not among the agent's tools; it has {shown}"
-            raise InvalidInput(message, param="approve")
+    _check_functions(definition)
+    _check_variables(definition)
+    _check_schema(definition.output_schema)
     return definition
 
 
-async def check_model(model: str, models: Models) -> None:
-    """Return if there is such a model.
+async def check_outside(
+    principal: Principal, definition: AgentDefinition, models: Models, tools: Tools
+) -> None:
+    """Return if the definition's models exist, and the principal may call each of its tools.
 
     Raises:
-        InvalidInput: there is not; it tells those that there are.
+        InvalidInput: not so; it tells those that there are.
     """
-    # The default always means something, also while no upstream answers.
-    if model == DEFAULT_MODEL:
-        return
-    known = [info.id for info in await models() if "chat" in info.capabilities]
-    if model not in known:
-        raise InvalidInput(_unknown("model", model, [DEFAULT_MODEL, *known]), param="model")
-
-
-async def check_tools(principal: Principal, wanted: Sequence[str], tools: Tools) -> None:
-    """Return if the principal may call each of these tools.
-
-    Raises:
-        InvalidInput: not so; it tells those that it may call.
-    """
-    known = {ASK_PERSON, *(tool.name for tool in await tools(principal))} if wanted else set[str]()
-    for tool in wanted:
+    for param, wanted in (("model", (definition.model,)), ("fallbacks", definition.fallbacks)):
+        await _check_models(param, wanted, models)
+    listed = await tools(principal) if definition.tools else ()
+    known = {ASK_PERSON, *(tool.name for tool in listed)}
+    for tool in definition.tools:
         if tool not in known:
-            raise InvalidInput(_unknown("tools", tool, sorted(known)), param="tools")
+            raise InvalidInput(unknown("tools", tool, sorted(known)), param="tools")
 
 
-def _unknown(param: str, value: str, known: Sequence[str]) -> str:
+def unknown(param: str, value: str, known: Sequence[str]) -> str:
+    """Say that a value names nothing, and what there is."""
     shown = ", ".join(known[:MOST_SHOWN]) or "none"
     more = f" and {len(known) - MOST_SHOWN} more" if len(known) > MOST_SHOWN else ""
     return f"{param}: {value!r} does not exist; there are {shown}{more}"
+
+
+async def _check_models(param: str, wanted: Sequence[str], models: Models) -> None:
+    # The default always means something, also while no upstream answers.
+    named = [model for model in wanted if model != DEFAULT_MODEL]
+    if not named:
+        return
+    known = [info.id for info in await models() if "chat" in info.capabilities]
+    for model in named:
+        if model not in known:
+            raise InvalidInput(unknown(param, model, [DEFAULT_MODEL, *known]), param=param)
+
+
+def _check_functions(definition: AgentDefinition) -> None:
+    """Refuse two functions of one name, and an approval that is asked for none of them."""
+    functions = {function_name(tool): f"tools: {tool!r}" for tool in definition.tools}
+    further = {agent_function(name): f"agents: {name!r}" for name in definition.agents}
+    if definition.stores:
+        further[SEARCH_FUNCTION] = "stores: the search"
+    for function, owner in further.items():
+        if function in functions:
+            raise InvalidInput(
+                f"{owner} would be the function {function!r}, which is one of the agent's tools; "
+                "leave one of them out",
+                param=owner.partition(":")[0],
+            )
+    functions |= further
+    for tool in definition.approve:
+        if function_name(tool) not in functions:
+            shown = ", ".join([*definition.tools, *further][:MOST_SHOWN]) or "none"
+            raise InvalidInput(
+                f"approve: {tool!r} is not among the agent's tools; it has {shown}", param="approve"
+            )
+
+
+def _check_variables(definition: AgentDefinition) -> None:
+    used = used_variables(definition.instructions)
+    for name in used:
+        if name not in definition.variables:
+            raise InvalidInput(
+                f"variables: the instructions use {{{{{name}}}}}, which is not declared; add "
+                f"{name!r} with its default text, or null if each run must give it",
+                param="variables",
+            )
+    for name in definition.variables:
+        if name in _TAKEN:
+            raise InvalidInput(
+                f"variables: {name!r} is an argument of every run; choose another name",
+                param="variables",
+            )
+        if name not in used:
+            raise InvalidInput(
+                f"variables: the instructions do not use {name!r}; write {{{{{name}}}}} where its "
+                "text belongs, or leave it out",
+                param="variables",
+            )
+
+
+def _check_schema(schema: dict[str, Any] | None) -> None:
+    if schema is None:
+        return
+    try:
+        size = len(encode_json(schema))
+    except RecursionError as error:
+        raise InvalidInput("output_schema: it is nested too deep", param="output_schema") from error
+    if size > MOST_SCHEMA_BYTES:
+        raise InvalidInput(
+            f"output_schema: it has {size} bytes of JSON; the most allowed are {MOST_SCHEMA_BYTES}",
+            param="output_schema",
+        )
+    fault = schema_fault(schema)
+    if fault is not None:
+        raise InvalidInput(f"output_schema{fault}", param="output_schema")

@@ -15,6 +15,8 @@ class LimitsItem(TypedDict):
     turns: int
     seconds: float
     tool_calls: int
+    tokens: int | None
+    cost: float | None
 
 
 class AgentItem(TypedDict):
@@ -23,11 +25,21 @@ class AgentItem(TypedDict):
     name: str
     description: str
     instructions: str
+    variables: dict[str, str | None]
     model: str
+    fallbacks: list[str]
     tools: list[str]
+    agents: list[str]
+    stores: list[str]
     approve: list[str]
     unsure: str
+    output_schema: dict[str, Any] | None
+    parallel: bool
     limits: LimitsItem
+    memory: str
+    busy: str
+    as_tool: bool
+    as_prompt: bool
     metadata: dict[str, str]
     paused: bool
     version: int

@@ -9,16 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mcp_server import policy
 from mcp_server.auth.principal import Principal
-from mcp_server.errors import Conflict, InvalidInput, LimitExceeded, NotFound
+from mcp_server.errors import LimitExceeded, NotFound
 from mcp_server.operation import Operations
-from mcp_server.services import names
-from mcp_server.services.agent_checks import (
-    Models,
-    Tools,
-    check_model,
-    check_tools,
-    read_definition,
-)
+from mcp_server.services.agent_checks import Models, Tools, check_outside, read_definition
 from mcp_server.services.agent_items import (
     AgentDeleted,
     AgentItem,
@@ -28,6 +21,8 @@ from mcp_server.services.agent_items import (
     agent_item,
     read_item,
 )
+from mcp_server.services.agent_references import check_agents, check_stores, hold_references
+from mcp_server.services.agent_rows import agent_uri, find_agent, load_agent, missing_agent
 from mcp_server.storage.sql.agent_tables import agent_versions, agents
 from mcp_server.storage.sql.schema import encode_json
 from mcp_server.timestamps import iso
@@ -96,7 +91,8 @@ class AgentService:
         `fields` are those of `AgentDefinition`. Runs that have begun keep the version they began with.
 
         Raises:
-            InvalidInput: a field is unknown or does not fit, or names a model or tool that is not there.
+            InvalidInput: a field is unknown or does not fit, or names a model, tool, store or agent that
+                is not there; or the agent would run itself through its sub-agents.
             LimitExceeded: the tenant has too many agents.
         """
         uri = agent_uri(name)
@@ -105,12 +101,14 @@ class AgentService:
             done = await op.look(self._control)
             if done is not None:
                 return done
-            await check_model(definition.model, self._models)
-            await check_tools(principal, definition.tools, self._tools)
+            await check_outside(principal, definition, self._models, self._tools)
             async with self._control.begin() as tx:
                 done = await op.replay(tx)
                 if done is not None:
                     return done
+                await hold_references(tx, principal.tenant, definition)
+                await check_stores(tx, principal, definition)
+                await check_agents(tx, principal, definition)
                 before = await self._version(tx, principal, name)
                 values = {"tenant": principal.tenant, "name": name}
                 values["definition"] = encode_json(definition.model_dump(mode="json"))
@@ -230,7 +228,7 @@ class AgentService:
                     await op.journal(tx, version=version, prev_version=version)
                 found = await find_agent(tx, principal.tenant, name)
                 if found is None:
-                    raise _missing(name)
+                    raise missing_agent(name)
                 return await op.remember(tx, found)
 
     async def _version(self, tx: AsyncConnection, principal: Principal, name: str) -> int | None:
@@ -243,54 +241,3 @@ class AgentService:
             if count >= MOST_AGENTS:
                 raise LimitExceeded(f"name: there are {count} agents already, the most allowed")
         return version
-
-
-async def load_agent(control: AsyncEngine, tenant: str, name: str) -> AgentItem:
-    """Read one definition, for an operation that is already open.
-
-    Raises:
-        NotFound: there is no such agent.
-    """
-    async with control.connect() as tx:
-        found = await find_agent(tx, tenant, name)
-    if found is None:
-        raise _missing(name)
-    return found
-
-
-async def is_paused(tx: AsyncConnection, tenant: str, name: str) -> bool:
-    """Tell whether there is such an agent, and no new run of it may begin."""
-    at = and_(agents.c.tenant == tenant, agents.c.name == name, agents.c.paused_at.is_not(None))
-    return await tx.scalar(select(agents.c.version).where(at)) is not None
-
-
-def refuse_paused(agent: AgentItem) -> None:
-    """Return if new runs of the agent may begin.
-
-    Raises:
-        Conflict: it is paused.
-    """
-    if agent["paused"]:
-        raise Conflict(f"agent {agent['name']!r} is paused; agent_resume lets new runs begin")
-
-
-def _missing(name: str) -> NotFound:
-    return NotFound(f"agent {name!r} does not exist; agent_list shows those that do")
-
-
-async def find_agent(tx: AsyncConnection, tenant: str, name: str) -> AgentItem | None:
-    """Read one definition in the caller's transaction, None if there is no such agent."""
-    query = select(agents).where(agents.c.tenant == tenant, agents.c.name == name)
-    row = (await tx.execute(query)).first()
-    return None if row is None else read_item(row)
-
-
-def agent_uri(name: str) -> str:
-    """Return the URI of an agent; its name is a part of a path, so it holds no slash.
-
-    Raises:
-        InvalidInput: it is no name.
-    """
-    if "/" in names.container(name, "name"):
-        raise InvalidInput(f"name: {name!r} holds a slash; use . _ or - instead", param="name")
-    return f"agent://{name}"

@@ -19,7 +19,8 @@ from mcp_server.runs.queue import RunQueue
 from mcp_server.runs.record import Run, new_run_id
 from mcp_server.services.agent_items import AgentItem
 from mcp_server.services.agent_memory import AgentMemory, Join
-from mcp_server.services.agents import agent_uri, find_agent, load_agent, refuse_paused
+from mcp_server.services.agent_rows import agent_uri, find_agent, load_agent, refuse_paused
+from mcp_server.services.agent_starts import begin_with
 from mcp_server.services.run_access import RunAccess
 from mcp_server.services.run_results import (
     BATCH_KIND,
@@ -65,40 +66,32 @@ class RunStarts:
         input: str | list[dict[str, Any]],  # noqa: A002  the contract's name
         *,
         options: Mapping[str, Any] | None = None,
-        key: str | None = None,
+        variables: Mapping[str, str] | None = None,
         conversation: str | None = None,
         said: Sequence[Mapping[str, Any]] | None = None,
-        variables: Mapping[str, str] | None = None,
+        key: str | None = None,
         **terms: Unpack[RunTerms],
     ) -> RunItem:
         """Start a run of an agent as it is defined now, and return at once.
 
         `input` is a text or a list of chat messages; `options` are further fields of a chat request
-        (`temperature`, `response_format`, …) for each turn of the model. `key` is an idempotency key.
-        `conversation` is the id of a conversation, or a key of the agent's own, that the run goes on
-        with; `said` are the items that its input adds to it, if they are more than its messages.
+        (`temperature`, `response_format`, …) for each turn of the model; `variables` fill the agent's
+        instructions. `conversation` is the id of one, or a key of the agent's own, that the run goes on
+        with; `said` are the items that its input adds there, if they are more than its messages.
+        `key` is an idempotency key.
 
         Raises:
             NotFound: there is no such agent, or conversation of this id.
             Conflict: the agent is paused, or the conversation busy.
-            InvalidInput: the input or a term does not fit. LimitExceeded: too many runs wait.
+            InvalidInput: the input, a variable or a term does not fit. LimitExceeded: too many runs wait.
         """
         messages = read_conversation(input)
-        uri = agent_uri(agent)
-        async with self._operation(principal, "run", uri, key=key) as op:
+        async with self._operation(principal, "run", agent_uri(agent), key=key) as op:
             definition = await load_agent(self._control, principal.tenant, agent)
             refuse_paused(definition)
-            run = await self._new_run(
-                op,
-                terms,
-                kind="agent",
-                agent=agent,
-                definition=definition,
-                input={"messages": messages, "options": dict(options or {}), "said": said},
-            )
-            join = None
-            if conversation is not None:
-                run, join = self.memory.joining(op, run, conversation, definition)
+            begun = begin_with(definition, messages, options, variables, said)
+            run = await self._new_run(op, terms, kind="agent", agent=agent, **begun)
+            run, join = self.memory.joining(op, run, conversation, definition)
             return run_item(await self._create(op, run, join))
 
     async def runnable(self, principal: Principal, agent: str) -> AgentItem | None:

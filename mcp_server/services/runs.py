@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import aclosing, contextmanager
 from typing import Any
 
@@ -87,9 +87,10 @@ class RunService(RunInputs):
         input: str | list[dict[str, Any]],  # noqa: A002  the contract's name
         *,
         wait_seconds: float,
+        variables: Mapping[str, str] | None = None,
+        conversation: str | None = None,
         on_event: OnEvent | None = None,
         key: str | None = None,
-        conversation: str | None = None,
     ) -> RunItem:
         """Start a run and wait up to `wait_seconds` for its end or its question; it goes on after that.
 
@@ -102,7 +103,9 @@ class RunService(RunInputs):
                 "run_get tells later what became of the run",
                 param="wait_seconds",
             )
-        started = await self.start(principal, agent, input, key=key, conversation=conversation)
+        started = await self.start(
+            principal, agent, input, variables=variables, conversation=conversation, key=key
+        )
         try:
             with self._waiting(inside=is_step(key)):
                 async with asyncio.timeout(wait_seconds):

@@ -1,11 +1,12 @@
-"""Holds a value against a JSON schema; as a program, in a process that whoever started it may end."""
+"""Checks JSON schemas and holds values against them; as a program, in a process that whoever started it may end."""
 
 from __future__ import annotations
 
 import json
 import re
 import sys
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, cast
 
 
 def fault_of(schema: Any, value: Any) -> dict[str, Any] | None:
@@ -28,6 +29,45 @@ def fault_of(schema: Any, value: Any) -> dict[str, Any] | None:
     if error is None:
         return None
     return {"path": list(error.absolute_path), "message": error.message[:500]}
+
+
+def schema_fault(schema: Any) -> str | None:
+    """Return the first thing that makes this no JSON Schema 2020-12, as `[path]: message`; None if it is one.
+
+    It is one only if each of its references leads to a place in itself.
+    """
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import SchemaError
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import DRAFT202012
+
+    try:
+        Draft202012Validator.check_schema(schema)
+        resolver = Registry[Any]().resolver_with_root(DRAFT202012.create_resource(schema))
+        for reference in _references(schema):
+            resolver.lookup(reference)
+    except SchemaError as error:
+        return "".join(f"[{part!r}]" for part in error.absolute_path) + f": {error.message[:500]}"
+    except Unresolvable as error:
+        return f": the reference {error.ref!r} leads to no place in it"
+    except RecursionError:
+        return ": it is nested too deep"
+    return None
+
+
+def _references(schema: Any) -> Iterator[str]:
+    """Yield what its `$ref`s say, wherever a schema may stand in it."""
+    if isinstance(schema, dict):
+        items = cast("dict[str, Any]", schema)
+        if isinstance(items.get("$ref"), str):
+            yield items["$ref"]
+        for name, item in items.items():
+            if name not in {"const", "enum", "default", "examples"}:
+                yield from _references(item)
+    elif isinstance(schema, list):
+        for item in cast("list[Any]", schema):
+            yield from _references(item)
 
 
 if __name__ == "__main__":

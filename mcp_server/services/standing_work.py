@@ -18,7 +18,8 @@ from mcp_server.operation import Operations
 from mcp_server.policy import Verb
 from mcp_server.runs.record import Run, new_run_id
 from mcp_server.runs.standing import Owner, Standing, Stop
-from mcp_server.services.agents import agent_uri, find_agent, is_paused
+from mcp_server.services.agent_rows import agent_uri, find_agent, is_paused
+from mcp_server.services.agent_starts import begin_with
 from mcp_server.services.grants import intersect
 from mcp_server.services.run_results import TOOL_KIND
 from mcp_server.services.run_terms import RunTerms, columns
@@ -68,6 +69,8 @@ class AgentJob(_Job):
     agent: str
     input: str | list[dict[str, Any]] | None = None
     options: dict[str, Any] = Field(default={})
+    variables: dict[str, str] = Field(default={})
+    conversation: str | None = None
 
 
 class ToolJob(_Job):
@@ -82,7 +85,7 @@ Job: TypeAlias = AgentJob | ToolJob
 
 
 def parse_work(given: Mapping[str, Any]) -> Job:
-    """Read a work: `{agent, input, options}` or `{tool, arguments}`, each with `retries`, `timeout_seconds`, `priority`.
+    """Read a work: `{agent, input, options, variables, conversation}` or `{tool, arguments}`, each with `retries`, `timeout_seconds`, `priority`.
 
     Raises:
         InvalidInput: a field does not fit, or it is longer than 1 MiB of JSON.
@@ -144,8 +147,10 @@ class WorkStarter:
                 )
             self._tool(work).check(_arguments(work, _NO_CHANGES))
             return
-        if await find_agent(tx, principal.tenant, work.agent) is None:
+        found = await find_agent(tx, principal.tenant, work.agent)
+        if found is None:
             raise InvalidInput(f"work.agent: {work.agent!r} does not exist", param="work")
+        begin_with(found, [], work.options, work.variables, work.conversation)
         if work.input is not None or not changes:
             read_conversation(work.input)
 
@@ -223,8 +228,8 @@ class WorkStarter:
         if changes is not None:
             told = json.dumps({"trigger": name, **changes}, ensure_ascii=False)
             messages = [*messages, {"role": "user", "content": told}]
-        given = {"messages": messages, "options": work.options}
-        return {"kind": "agent", "agent": work.agent, "definition": definition, "input": given}
+        given = begin_with(definition, messages, work.options, work.variables, work.conversation)
+        return {"kind": "agent", "agent": work.agent, **given}
 
     def _target(self, work: Job) -> tuple[Verb, str, bool]:
         """Return what policy is asked for, and whether it sends data out."""

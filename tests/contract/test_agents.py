@@ -21,7 +21,17 @@ DEFAULTS = {
     "description": "",
     "model": "default",
     "tools": [],
-    "limits": {"turns": 16, "seconds": 600.0, "tool_calls": 64},
+    "variables": {},
+    "fallbacks": [],
+    "agents": [],
+    "stores": [],
+    "output_schema": None,
+    "parallel": True,
+    "limits": {"turns": 16, "seconds": 600.0, "tool_calls": 64, "tokens": None, "cost": None},
+    "memory": "none",
+    "busy": "reject",
+    "as_tool": False,
+    "as_prompt": False,
     "metadata": {},
 }
 

@@ -23,6 +23,7 @@ LONG_FILES: dict[str, str] = {}
 LONG_FUNCTIONS: dict[str, str] = {
     "mcp_server/runtime.py:open_runtime": "the composition root is one sequence of openings",
     "mcp_server/operation.py:__call__": "the one place that decides, meters, journals and audits",
+    "tools/agents.py:agent_save": "the fields of a definition are its arguments, one a line",
 }
 
 

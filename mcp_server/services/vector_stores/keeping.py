@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from mcp_server import journal
 from mcp_server.errors import AppError
 from mcp_server.services.vectors import stores
-from mcp_server.storage.sql.schema import vector_stores
+from mcp_server.storage.sql.schema import STORE_EXPIRES_AT, vector_stores
 from mcp_server.storage.vectors import VectorEngine
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ _FORGET = text("delete from vector_file_batches where id = any(cast(:batches as 
 
 async def delete_expired(control: AsyncEngine, engine: VectorEngine) -> int:
     """Delete the stores that expired a week ago; return how many there were."""
-    due = stores.EXPIRES_AT + func.make_interval(0, 0, 0, GRACE_DAYS) <= func.now()
+    due = STORE_EXPIRES_AT + func.make_interval(0, 0, 0, GRACE_DAYS) <= func.now()
     query = select(vector_stores).where(due, vector_stores.c.engine == engine.name)
     async with control.connect() as tx:
         found = (await tx.execute(query.limit(_BATCH))).all()

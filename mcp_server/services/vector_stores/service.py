@@ -29,13 +29,13 @@ from mcp_server.services.vector_stores.records import (
 )
 from mcp_server.services.vectors import VectorResult, VectorService, stores
 from mcp_server.services.vectors.access import StoreAccess
-from mcp_server.storage.sql.schema import vector_stores
+from mcp_server.storage.sql.schema import STORE_EXPIRED, STORE_EXPIRES_AT, vector_stores
 from mcp_server.storage.vectors import Store, VectorEngine
 
 _COLUMNS = (
     vector_stores,
-    stores.EXPIRES_AT.label("expires_at"),
-    stores.EXPIRED.label("expired"),
+    STORE_EXPIRES_AT.label("expires_at"),
+    STORE_EXPIRED.label("expired"),
 )
 
 

@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mcp_server.errors import Conflict, NotFound
-from mcp_server.storage.sql.schema import vector_stores
+from mcp_server.storage.sql.schema import STORE_EXPIRED, vector_stores
 from mcp_server.storage.vectors import Store
 
 STORE_ID = "vs_"
@@ -27,14 +27,12 @@ _ADMIT = text("select 1 from tenants where name = :tenant and erasing_at is null
 NOTED_SECONDS = 60
 _used = vector_stores.c.last_active_at
 _IDLE = (_used < func.now() - func.make_interval(0, 0, 0, 0, 0, 0, NOTED_SECONDS)).label("idle")
-EXPIRES_AT = _used + func.make_interval(0, 0, 0, vector_stores.c.expires_days)
-EXPIRED = func.coalesce(func.now() >= EXPIRES_AT, False)
 
 
 async def find_store(tx: AsyncConnection, tenant: str, name: str) -> Store | None:
     """Return a tenant's store by its name or its `vs_` id, one that has expired too."""
     by = vector_stores.c.id if name.startswith(STORE_ID) else vector_stores.c.name
-    query = select(vector_stores, _IDLE, EXPIRED.label("expired"))
+    query = select(vector_stores, _IDLE, STORE_EXPIRED.label("expired"))
     row = (await tx.execute(query.where(vector_stores.c.tenant == tenant, by == name))).first()
     if row is None:
         return None

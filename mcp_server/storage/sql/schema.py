@@ -16,6 +16,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    func,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR
 from sqlalchemy.types import UserDefinedType
@@ -208,6 +209,10 @@ vector_stores = Table(
     Column("expires_days", Integer),
     at("last_active_at"),
 )
+STORE_EXPIRES_AT = vector_stores.c.last_active_at + func.make_interval(
+    0, 0, 0, vector_stores.c.expires_days
+)
+STORE_EXPIRED = func.coalesce(func.now() >= STORE_EXPIRES_AT, False)
 
 documents = Table(
     "documents",
