@@ -18,7 +18,14 @@ from openai_facade.exchange import Exchange
 from openai_facade.facade import Facade
 from openai_facade.wire.faults import InvalidRequest
 from openai_facade.wire.fields import one_of
-from openai_facade.wire.files import SHOWN, checked_filename, checked_media_type, checked_purpose, file_object, lifetime_of_form
+from openai_facade.wire.files import (
+    SHOWN,
+    checked_filename,
+    checked_media_type,
+    checked_purpose,
+    file_object,
+    lifetime_of_form,
+)
 from openai_facade.wire.form_stream import FormStream
 from openai_facade.wire.pages import list_object, page_arguments, query_of, unknown_cursor
 

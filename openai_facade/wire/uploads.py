@@ -9,7 +9,13 @@ from mcp_server.services.file_uploads import MOST_PARTS, FilePart, FileUpload
 from mcp_server.services.files import FileTerms
 from openai_facade.wire.faults import invalid
 from openai_facade.wire.fields import as_array, as_string, integer, required
-from openai_facade.wire.files import checked_filename, checked_media_type, checked_purpose, file_object, lifetime
+from openai_facade.wire.files import (
+    checked_filename,
+    checked_media_type,
+    checked_purpose,
+    file_object,
+    lifetime,
+)
 from openai_facade.wire.vector_stores import only
 
 _LONGEST_NAME = 1024

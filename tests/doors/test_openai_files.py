@@ -110,7 +110,9 @@ async def test_a_name_or_type_that_does_not_fit_is_of_the_form_s_file(
     live: Live, part: dict[str, str]
 ) -> None:
     named, kind = part.get("filename", "x"), part.get("content_type", "text/plain")
-    head = f'Content-Disposition: form-data; name="file"; filename="{named}"\r\nContent-Type: {kind}'
+    head = (
+        f'Content-Disposition: form-data; name="file"; filename="{named}"\r\nContent-Type: {kind}'
+    )
     purpose = 'Content-Disposition: form-data; name="purpose"\r\n\r\nbatch'
     body = f"--b\r\n{purpose}\r\n--b\r\n{head}\r\n\r\nx\r\n--b--\r\n".encode()
     assert await _send(live, body, "multipart/form-data; boundary=b") == (400, "file")
