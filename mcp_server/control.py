@@ -13,6 +13,7 @@ from mcp_server.control_engines import ControlEngines
 from mcp_server.fetch import Allowed, Fetcher
 from mcp_server.limits import Limits
 from mcp_server.operation import Operations
+from mcp_server.runs.redaction import Redaction
 from mcp_server.runs.stores import Stores
 from mcp_server.services import ControlServices
 from mcp_server.services.agents import AgentService, Tools
@@ -28,6 +29,7 @@ from mcp_server.services.responses import open_responses
 from mcp_server.services.run_engine import open_runs, run_stores
 from mcp_server.services.runs import RunService
 from mcp_server.services.stored_chats import ChatService
+from mcp_server.services.traces import TraceService
 from mcp_server.settings import Settings
 
 
@@ -40,6 +42,7 @@ class Control:
     keys: KeyService
     stores: Stores
     runs: RunService
+    traces: TraceService
     fetcher: Fetcher
     address: str
 
@@ -73,6 +76,9 @@ async def open_control_parts(
             keys=keys,
             stores=stores,
             runs=runs,
+            traces=TraceService(
+                operations, control, stores.queue, Redaction(frozenset(settings.run_redact))
+            ),
             fetcher=Fetcher(Allowed.parse(settings.fetch_allow)),
             address=address_of(settings),
         )
@@ -104,6 +110,7 @@ async def open_control_services(
             outside_tools=OutsideTools(operations, parts.fetcher, parts.address),
             responses=responses,
             runs=parts.runs,
+            traces=parts.traces,
             turns=turns,
         )
 

@@ -164,6 +164,7 @@ async def open_runtime(
             responses=shared.responses,
             runs=runs,
             schedules=ScheduleService(*standing),
+            traces=shared.traces,
             triggers=TriggerService(*standing),
             turns=shared.turns,
             sql=SqlService(operations, control, engines.sql, engines.databases),

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from mcp_server.plugins import Call, tool
 from mcp_server.services.runs import RunEvents, RunItem, RunPage
+from mcp_server.services.trace_results import RunTrace
 
 MARGIN_SECONDS = 0.5
 
@@ -51,6 +52,14 @@ async def run_events(
         left = call.deadline - asyncio.get_running_loop().time() - MARGIN_SECONDS
         wait_seconds = min(wait_seconds, max(left, 0))
     return await call.services.runs.events(call.principal, run, after, limit, wait_seconds)
+
+
+@tool(verb="read", read_only=True, destructive=False)
+async def run_trace(
+    call: Call, run: str, limit: int | None = None, cursor: str | None = None
+) -> RunTrace:
+    """Get what a run was asked and did, step by step: attempts, turns, tool calls, approvals, with times."""
+    return await call.services.traces.trace(call.principal, run, limit, cursor)
 
 
 @tool(verb="run")

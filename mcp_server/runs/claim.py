@@ -16,6 +16,8 @@ from mcp_server.storage.sql.run_tables import runs
 
 # How often one claim looks.
 _ROUNDS = 3
+# Of so many attempts at a run it is known who made them.
+_MOST_WORKERS = 100
 _NAMES = ", ".join(f"claimed.{one.name}" for one in runs.c)
 
 # `lease` holds the worker's lease against whoever would reap it; without that row nothing is taken.
@@ -33,7 +35,7 @@ _IN_TURN = """(conversation is null or not exists (
                         and before.status in ('queued', 'running', 'input_required')))"""
 _TEXT = f"""
     with recursive lease as materialized (
-        select epoch from run_leases
+        select epoch, worker from run_leases
         where epoch = :epoch and expires_at > '-infinity' for key share
     ), held as materialized (
         select tenant, count(*) as running, count(*) filter (where lease = :epoch) as mine
@@ -91,6 +93,8 @@ _TEXT = f"""
         ) due
     ), claimed as (
         update runs set status = 'running', lease = :epoch, attempt = attempt + 1,
+            workers = workers[greatest(cardinality(workers) - {_MOST_WORKERS - 2}, 1):]
+                || array(select worker from lease),
             started_at = coalesce(started_at, clock_timestamp()), last_seq = last_seq + 1
         where id = any(array(select id from locked)) returning runs.*
     ), frame as (

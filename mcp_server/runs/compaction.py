@@ -47,12 +47,14 @@ _MERGE = text(
     ), merged as materialized (
         select p.run, min(p.first_seq) as first_seq, max(p.last_seq) as last_seq,
             max(p.at) as at,
+            '[' || string_agg(format('[%s,%s]', p.first_seq, floor(extract(epoch from p.at) * 1000)),
+                ',' order by p.first_seq) || ']' as times,
             '[' || string_agg(substr(e.events, 2, p.size - 2), ',' order by p.first_seq) || ']'
                 as events
         from parted p join run_events e on e.run = p.run and e.first_seq = p.first_seq
         group by p.run, p.part having count(*) > 1
     ), kept as (
-        update run_events e set last_seq = m.last_seq, events = m.events, at = m.at
+        update run_events e set last_seq = m.last_seq, events = m.events, at = m.at, times = m.times
         from merged m where e.run = m.run and e.first_seq = m.first_seq
     ), dropped as (
         delete from run_events e using merged m

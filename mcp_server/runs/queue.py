@@ -21,6 +21,7 @@ from mcp_server.runs.completion import Completion
 from mcp_server.runs.queue_statements import (
     INSERTION,
     answered_before,
+    answered_event,
     finished_by,
     insertion,
     listing,
@@ -151,11 +152,13 @@ class RunQueue:
         request_id: str | None,
         answer: Any,
         part: str | None = None,
+        by: str | None = None,
     ) -> Answered:
         """Give a waiting run its answer and queue it; None as `request_id` answers what is open.
 
         The first answer is the step's result for good; a later one for the same request is told
         "answered". So it is for each `part` of a request that has some: the run waits on until the last.
+        `by` is the subject who answers.
         """
         answer = clean(answer)
         async with self._control.begin() as tx:
@@ -171,14 +174,14 @@ class RunQueue:
                 if part not in asked.get("parts", {}) or part in known:
                     return "answered" if part in known else "not_waiting"
                 if len(known) + 1 < len(asked["parts"]):
-                    await tx.execute(part_answered(run, asked, part, answer))
+                    await tx.execute(part_answered(run, asked, part, answer, by))
                     return "ok"
                 answer = {part: answer}
             if known:  # what was said first counts
                 answer = {**answer, **known}
             await tx.execute(finished_by(run, asked, answer))
             told: list[Event] = [
-                {"type": "input", "request": asked["id"], "answer": answer},
+                answered_event(asked, answer, by),
                 status_event("queued"),
             ]
             values = {"status": "queued", "request": None, "strikes": 0}

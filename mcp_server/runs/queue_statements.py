@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import Insert
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from mcp_server.runs.cleaning import clean, clean_input
-from mcp_server.runs.record import LIVE, Run, Status, status_event
+from mcp_server.runs.record import LIVE, Event, Run, Status, status_event
 from mcp_server.runs.transition import changed
 from mcp_server.storage.sql.run_tables import run_events, run_steps, runs
 from mcp_server.storage.sql.schema import JsonText
@@ -143,12 +143,18 @@ def finished_by(run: str, request: dict[str, Any], answer: Any) -> Insert:
 
 
 def part_answered(
-    run: str, request: dict[str, Any], part: str, answer: Any
+    run: str, request: dict[str, Any], part: str, answer: Any, by: str | None
 ) -> Select[*tuple[Any, ...]]:
     """Build the statement that notes the answer to one part of a request that has others open."""
-    told = {"type": "input", "request": request["id"], "part": part, "answer": answer}
+    told = answered_event(request, answer, by) | {"part": part}
     noted = request | {"answers": {**request.get("answers", {}), part: answer}}
     return changed(runs.c.id == run, values={"request": noted}, events=[told])
+
+
+def answered_event(request: dict[str, Any], answer: Any, by: str | None) -> Event:
+    """Build the event that tells an answer, and whose it is if that is known."""
+    told: Event = {"type": "input", "request": request["id"], "answer": answer}
+    return told if by is None else told | {"by": by}
 
 
 def answered_before(run: str, request_id: str | None) -> Select[bool]:

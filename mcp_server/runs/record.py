@@ -28,7 +28,7 @@ class Run:
     live runs of one conversation only the oldest may run.
 
     What a caller sets: the fields up to `ttl_seconds`. What the engine sets: the rest. `epoch` is the
-    lease that holds the run, None unless it is running. `updated_at`, the time of its newest event, is
+    lease that holds the run, None unless it is running. `workers` made the last attempts, the newest last. `updated_at`, the time of its newest event, is
     there when one run is loaded.
     """
 
@@ -54,6 +54,7 @@ class Run:
     status: Status = "queued"
     epoch: int | None = None
     attempt: int = 0
+    workers: Sequence[str] = ()
     retries: int = 0
     cancel_requested: bool = False
     dead_letter: bool = False

@@ -105,6 +105,7 @@ def run_of(row: RunRow) -> Run:
         status=row.status,
         epoch=row.lease,
         attempt=row.attempt,
+        workers=row.workers,
         retries=row.retries,
         cancel_requested=row.cancel_requested,
         dead_letter=row.dead_letter,

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mcp_server.services.schedules import ScheduleService
     from mcp_server.services.sql import SqlService
     from mcp_server.services.stored_chats import ChatService
+    from mcp_server.services.traces import TraceService
     from mcp_server.services.triggers import TriggerService
     from mcp_server.services.undo import UndoService
     from mcp_server.services.units import UnitService
@@ -50,6 +51,7 @@ class ControlServices:
     outside_tools: OutsideTools
     responses: ResponseService
     runs: RunService
+    traces: TraceService
     turns: TurnService
 
 

@@ -55,7 +55,9 @@ class RunInputs(RunStarts):
                 await self._answers.check_part(asked, part, answer)
             if by_model and asked["kind"] == "approval" and answer["approved"]:
                 raise Forbidden(f"run {run} waits for a person's approval, which no model can give")
-            answered = await self._queue.answer(principal.tenant, run, asked["id"], answer, part)
+            answered = await self._queue.answer(
+                principal.tenant, run, asked["id"], answer, part, by=principal.subject
+            )
             if answered != "ok":
                 raise Conflict(f"run {run} was answered already; the first answer counts")
             self._wake.send("queue")
@@ -80,7 +82,9 @@ class RunInputs(RunStarts):
         async with self._access.opening(principal, "run", run) as (_, found):
             asked = _open_request(found, request)
             answer = elsewhere(decisions)
-            answered = await self._queue.answer(principal.tenant, run, asked["id"], answer)
+            answered = await self._queue.answer(
+                principal.tenant, run, asked["id"], answer, by=principal.subject
+            )
             if answered != "ok":
                 raise Conflict(f"run {run} was answered already; the first answer counts")
             self._wake.send("queue")

@@ -94,6 +94,7 @@ NEEDS: dict[str, tuple[Need, ...]] = {
     "run_get": (("read", "run://$run"),),
     "run_list": (("read", Listing("run://")),),
     "run_events": (("read", "run://$run"),),
+    "run_trace": (("read", "run://$run"),),
     "run_input": (("run", "run://$asking"),),
     "run_cancel": (("run", "run://$run"),),
     "changes": (("read", "tool://changes"),),

@@ -262,6 +262,10 @@ TOOLS: dict[str, Row] = {
         ({"status": "sleeping"}, "^invalid_input: status: 'sleeping' is none of queued"),
     ),
     "run_events": Row({"run": "$run", "limit": 1}, {"status": "completed"}, ({"run": MISSING_RUN}, "^not_found: ")),
+    "run_trace": Row(
+        {"run": "$run", "limit": 1}, {"status": "completed", "agent": "door-run", "attempts": 1, "error": None},
+        ({"run": MISSING_RUN}, "^not_found: "),
+    ),
     "run_input": Row(
         {"run": "$asking", "answer": {"approved": False}}, {"status": "queued", "request": None},
         ({"run": MISSING_RUN}, "^not_found: "), (ASKING,),

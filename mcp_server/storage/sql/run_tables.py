@@ -50,6 +50,8 @@ runs = Table(
     # How often it was claimed; how often it failed and was tried again; how often in a row its
     # worker died without a step finished.
     Column("attempt", Integer, nullable=False),
+    # Who claimed it, the newest last: of the last hundred attempts.
+    Column("workers", ARRAY(Text), nullable=False),
     Column("retries", Integer, nullable=False),
     Column("max_retries", Integer, nullable=False),
     Column("strikes", Integer, nullable=False),
@@ -77,6 +79,8 @@ run_events = Table(
     Column("last_seq", BigInteger, nullable=False),
     Column("events", JsonText, nullable=False),
     at("at"),
+    # Of a frame that was merged of others: the first number and the time (ms since 1970) of each.
+    Column("times", JsonText),
 )
 
 # A step without `finished` began, and may or may not have taken effect.
