@@ -70,7 +70,6 @@ class AgentJob(_Job):
     input: str | list[dict[str, Any]] | None = None
     options: dict[str, Any] = Field(default={})
     variables: dict[str, str] = Field(default={})
-    conversation: str | None = None
 
 
 class ToolJob(_Job):
@@ -85,7 +84,7 @@ Job: TypeAlias = AgentJob | ToolJob
 
 
 def parse_work(given: Mapping[str, Any]) -> Job:
-    """Read a work: `{agent, input, options, variables, conversation}` or `{tool, arguments}`, each with `retries`, `timeout_seconds`, `priority`.
+    """Read a work: `{agent, input, options, variables}` or `{tool, arguments}`, each with `retries`, `timeout_seconds`, `priority`.
 
     Raises:
         InvalidInput: a field does not fit, or it is longer than 1 MiB of JSON.
@@ -150,7 +149,7 @@ class WorkStarter:
         found = await find_agent(tx, principal.tenant, work.agent)
         if found is None:
             raise InvalidInput(f"work.agent: {work.agent!r} does not exist", param="work")
-        begin_with(found, [], work.options, work.variables, work.conversation)
+        begin_with(found, [], work.options, work.variables)
         if work.input is not None or not changes:
             read_conversation(work.input)
 
@@ -228,7 +227,7 @@ class WorkStarter:
         if changes is not None:
             told = json.dumps({"trigger": name, **changes}, ensure_ascii=False)
             messages = [*messages, {"role": "user", "content": told}]
-        given = begin_with(definition, messages, work.options, work.variables, work.conversation)
+        given = begin_with(definition, messages, work.options, work.variables)
         return {"kind": "agent", "agent": work.agent, **given}
 
     def _target(self, work: Job) -> tuple[Verb, str, bool]:

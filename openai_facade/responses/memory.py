@@ -47,9 +47,15 @@ class _Joined:
         return []
 
     async def remember(
-        self, principal: Principal, conversation: str, items: Sequence[Item], /
+        self,
+        principal: Principal,
+        conversation: str,
+        items: Sequence[Item],
+        /,
+        *,
+        key: str | None = None,
     ) -> None:
-        del principal, conversation, items
+        del principal, conversation, items, key
 
 
 @asynccontextmanager
