@@ -13,6 +13,8 @@ from mcp_server.agents.answer import ToolCall
 from mcp_server.agents.at_once import at_once
 from mcp_server.agents.conversation import Conversation
 from mcp_server.agents.events import Stopped, Toolbox, ToolFinished, ToolOutcome, ToolStarted
+from mcp_server.agents.previews import preview_of
+from mcp_server.agents.questions import ASK_PERSON, ask_person
 from mcp_server.agents.steps import APPROVAL, CallRules, Steps, Told
 from mcp_server.errors import AppError, Unauthenticated
 from mcp_server.runs.in_doubt import in_doubt, settled
@@ -37,9 +39,10 @@ class Planned:
         return f"call/{self.number}"
 
     @property
-    def approval(self) -> str:
+    def answer(self) -> str:
         """The step of a person's answer about it."""
-        return f"approve/{self.number}"
+        kind = "ask" if self.call.name == ASK_PERSON else "approve"
+        return f"{kind}/{self.number}"
 
     @property
     def runs(self) -> bool:
@@ -99,8 +102,9 @@ class Caller:
         """Tell whether a person has still to answer about a call."""
         if self.steps is None or planned.made is not None or planned.problem is not None:
             return False
-        needed = planned.call.name in self.rules.approve
-        return needed and not self.steps.finished(planned.approval)
+        name = planned.call.name
+        needed = name == ASK_PERSON or name in self.rules.approve
+        return needed and not self.steps.finished(planned.answer)
 
     async def _run(
         self, batch: Sequence[Planned], turn: int, results: dict[int, Result]
@@ -143,24 +147,27 @@ class Caller:
         return {"text": text, "is_error": outcome.is_error, "ran": ran, "stopped": stopped}
 
     async def _refusal(self, planned: Planned) -> ToolOutcome | None:
-        """Have a person asked where the rules say so; None if the call may be made."""
-        call = planned.call
-        if self.steps is None or call.name not in self.rules.approve:
+        """Have a person asked where the rules or the call say so; None if the call is to be made."""
+        call, step = planned.call, planned.answer
+        if self.steps is None:
             return None
+        if call.name == ASK_PERSON:
+            return await ask_person(self.steps, step, call)
+        if call.name not in self.rules.approve:
+            return None
+        if self.steps.finished(step):
+            return _refused(self.steps.result(step))
         shown = call.arguments[:MOST_SHOWN] or "{}"
         more = f" … ({len(call.arguments)} characters)" if len(call.arguments) > MOST_SHOWN else ""
         answer = await self.steps.ask(
-            planned.approval,
+            step,
             message=f"May the agent call {call.name} with {shown}{more}?",
             schema=APPROVAL,
             kind="approval",
             call={"name": call.name, "arguments": call.arguments or "{}"},
+            preview=await preview_of(self.toolbox, call),
         )
-        approved, reason = _read_approval(answer)
-        if approved:
-            return None
-        why = f": {reason}" if reason else ""
-        return ToolOutcome(f"forbidden: the call was refused{why}", is_error=True)
+        return _refused(answer)
 
     async def _make(self, call: ToolCall, step: str) -> tuple[ToolOutcome, Stopped | None]:
         """Make one call within the loop's time; the second is the limit that ended it."""
@@ -217,6 +224,14 @@ def _finished(planned: Planned, result: Result, turn: int) -> ToolFinished:
     call = planned.call
     told = (result["text"], result["is_error"])
     return ToolFinished(call.id, call.name, *told, turn, planned.number)
+
+
+def _refused(answer: object) -> ToolOutcome | None:
+    approved, reason = _read_approval(answer)
+    if approved:
+        return None
+    why = f": {reason}" if reason else ""
+    return ToolOutcome(f"forbidden: the call was refused{why}", is_error=True)
 
 
 def _read_approval(answer: object) -> tuple[bool, str]:
