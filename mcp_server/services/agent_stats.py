@@ -142,14 +142,7 @@ class AgentStatsService:
             since=iso(since),
             until=iso(until),
             total=_run_figures(total),
-            items=[
-                AgentFigures(
-                    agent=row.agent,
-                    errors=_errors(failures, row.agent),
-                    **_run_figures(row),
-                )
-                for row in agents[:size]
-            ],
+            items=[_agent_figures(row, failures) for row in agents[:size]],
             items_left_out=max(len(agents) - size, 0),
             versions=[
                 VersionFigures(version=row.agent_version, **_run_figures(row))
@@ -166,9 +159,10 @@ def _newest(row: Row[Any]) -> int:
     return -(row.agent_version or 0)
 
 
-def _errors(failures: Sequence[Row[Any]], agent: str) -> list[ErrorCount]:
-    found = [row for row in failures if row.agent == agent][:MOST_NAMED]
-    return [ErrorCount(code=row.code or "internal", runs=row.runs) for row in found]
+def _agent_figures(row: Row[Any], failures: Sequence[Row[Any]]) -> AgentFigures:
+    failed = [each for each in failures if each.agent == row.agent][:MOST_NAMED]
+    errors = [ErrorCount(code=each.code or "internal", runs=each.runs) for each in failed]
+    return AgentFigures(agent=row.agent, errors=errors, **_run_figures(row))
 
 
 def _where(principal: Principal, agent: str | None, since: datetime) -> list[ColumnElement[bool]]:
