@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from mcp_server.auth.principal import Principal
 from mcp_server.invocation import Invocation
+from mcp_server.plugins import Preview
 from mcp_server.runs.context import RunContext
 
 ProgressFn = Callable[[float, float | None, str | None], Awaitable[None]]
@@ -22,6 +23,7 @@ class ToolSpec:
     input_schema: dict[str, Any]
     read_only: bool
     egress: bool
+    preview: Preview | None = None
 
 
 @dataclass(frozen=True, slots=True)

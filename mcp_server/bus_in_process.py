@@ -117,4 +117,6 @@ class _Dispatch:
 
 def _spec(tool: DeclaredTool) -> ToolSpec:
     read_only = bool(tool.annotations and tool.annotations.read_only_hint)
-    return ToolSpec(tool.name, tool.description, tool.parameters, read_only, tool.egress)
+    return ToolSpec(
+        tool.name, tool.description, tool.parameters, read_only, tool.egress, tool.preview
+    )

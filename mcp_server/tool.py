@@ -17,7 +17,7 @@ from pydantic import ConfigDict, ValidationError
 from typing_extensions import is_typeddict
 
 from mcp_server.errors import AppError, InvalidInput
-from mcp_server.plugins import Call, ToolDeclaration
+from mcp_server.plugins import Call, Preview, ToolDeclaration
 from mcp_server.policy import Verb
 
 Result = CallToolResult | InputRequiredResult
@@ -38,6 +38,7 @@ class DeclaredTool(Tool):
     idempotent: bool
     retry_unsure: bool
     starts_run: bool
+    preview: Preview | None
     call_kwarg: str | None
     shows_dict: bool
 
@@ -72,6 +73,7 @@ class DeclaredTool(Tool):
             idempotent=declaration.idempotent,
             retry_unsure=declaration.unsure == "retry",
             starts_run=declaration.starts_run,
+            preview=declaration.preview,
             annotations=ToolAnnotations(
                 read_only_hint=declaration.read_only,
                 destructive_hint=declaration.destructive and not declaration.read_only,

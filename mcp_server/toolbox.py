@@ -8,6 +8,8 @@ from typing import Any
 from mcp_server.agents.events import ToolOutcome
 from mcp_server.auth.principal import Principal
 from mcp_server.bus import Bus
+from mcp_server.bus_errors import told_error
+from mcp_server.errors import Forbidden, NotFound
 from mcp_server.function_names import function_name
 
 
@@ -55,6 +57,32 @@ class BusToolbox:
             )
         result = await self._bus.call(self._principal, tool, arguments, key, by_model=True)
         return ToolOutcome(result.text, result.is_error)
+
+    async def preview(self, name: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
+        """Tell what a call would do, see `Previewing`.
+
+        Raises:
+            AppError: it cannot be told now, or this principal may not see it.
+        """
+        specs = {spec.name: spec for spec in await self._bus.list_tools(self._principal)}
+        tool = self._tools.get(name, "")
+        how = specs[tool].preview if tool in specs else None
+        if how is None or any(arguments.get(item) is not None for item in how.unless):
+            return None
+        if how.tool is None:
+            given = {**arguments, **how.given}
+        elif how.tool in specs and specs[how.tool].read_only:
+            given = {item: arguments[item] for item in how.same if item in arguments}
+        else:
+            raise Forbidden(f"the run may not call {how.tool}, which shows what is there")
+        result = await self._bus.call(self._principal, how.tool or tool, given)
+        shows = "change" if how.tool is None else "current"
+        if not result.is_error:
+            return {"shows": shows, "result": result.structured}
+        error = told_error(result.text)
+        if how.tool is not None and isinstance(error, NotFound):
+            return {"shows": shows, "result": None}
+        raise error
 
     def repeatable(self, name: str) -> bool:
         """Tell whether a call made twice with one key takes effect once; a tool unknown here has none."""

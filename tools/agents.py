@@ -8,15 +8,16 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from mcp_server.agents.definitions import AgentLimits
-from mcp_server.plugins import Call, tool
+from mcp_server.plugins import Call, Preview, tool
 from mcp_server.services.agent_items import AgentDeleted, AgentItem, AgentPage, AgentVersions
 from mcp_server.services.agent_stats import AgentStats
 from mcp_server.services.runs import RunResult
 
 MARGIN_SECONDS = 0.5
+SHOWN = Preview("agent_get", ("name",))
 
 
-@tool(verb="write")
+@tool(verb="write", preview=SHOWN)
 async def agent_save(
     call: Call,
     name: str,
@@ -72,7 +73,7 @@ async def agent_versions(call: Call, name: str) -> AgentVersions:
     return await call.services.agents.versions(call.principal, name)
 
 
-@tool(verb="write")
+@tool(verb="write", preview=SHOWN)
 async def agent_delete(call: Call, name: str) -> AgentDeleted:
     """Delete an agent and its versions; runs that have begun go on, its schedules stop."""
     return await call.services.agents.delete(call.principal, name, idempotency_key=call.key)

@@ -6,13 +6,15 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from mcp_server.plugins import Call, tool
+from mcp_server.plugins import Call, Preview, tool
 from mcp_server.services.kv import KvDeleted, KvItem, KvLease, KvMany, KvPage, KvReleased
 
 Namespace = Annotated[str, Field(description="cache/… may be lost")]
 Expected = Annotated[
     int | None, Field(description="only if this is the current version; 0: only if absent")
 ]
+
+SHOWN = Preview("kv_get", ("key", "namespace"))
 
 
 @tool(verb="read", read_only=True, destructive=False)
@@ -27,7 +29,7 @@ async def kv_get_many(call: Call, keys: list[str], namespace: Namespace = "defau
     return await call.services.kv.get_many(call.principal, namespace, keys)
 
 
-@tool(verb="write")
+@tool(verb="write", preview=SHOWN)
 async def kv_set(
     call: Call,
     key: str,
@@ -52,7 +54,7 @@ async def kv_set(
     )
 
 
-@tool(verb="write", destructive=False)
+@tool(verb="write", destructive=False, preview=SHOWN)
 async def kv_increment(
     call: Call,
     key: str,
@@ -73,7 +75,7 @@ async def kv_increment(
     )
 
 
-@tool(verb="write")
+@tool(verb="write", preview=SHOWN)
 async def kv_delete(
     call: Call, key: str, namespace: Namespace = "default", expected_version: Expected = None
 ) -> KvDeleted:

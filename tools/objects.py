@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mcp_server.plugins import Call, tool
+from mcp_server.plugins import Call, Preview, tool
 from mcp_server.services.objects import (
     ObjectContent,
     ObjectDeleted,
@@ -17,8 +17,10 @@ from mcp_server.services.objects import (
 )
 from mcp_server.services.objects.links import LinksRevoked, ObjectLink
 
+SHOWN = Preview("object_stat", ("key", "bucket"))
 
-@tool(verb="write")
+
+@tool(verb="write", preview=SHOWN)
 async def object_put(
     call: Call,
     key: str,
@@ -135,7 +137,7 @@ async def object_copy(
     )
 
 
-@tool(verb="write")
+@tool(verb="write", preview=SHOWN)
 async def object_tag(
     call: Call,
     key: str,
@@ -158,7 +160,7 @@ async def object_tag(
     )
 
 
-@tool(verb="write")
+@tool(verb="write", preview=SHOWN)
 async def object_delete(
     call: Call, key: str, bucket: str = "default", if_match: str | None = None
 ) -> ObjectDeleted:

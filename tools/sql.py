@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from mcp_server.plugins import Call, tool
+from mcp_server.plugins import Call, Preview, tool
 from mcp_server.services.sql import Detail, SqlOutcome, SqlPlan, SqlRows, SqlTables
 
 Params = Annotated[
@@ -40,7 +40,7 @@ async def sql_query(
     )
 
 
-@tool(verb="write")
+@tool(verb="write", preview=Preview(given={"preview": True}, unless=("database",)))
 async def sql_execute(
     call: Call,
     sql: str,

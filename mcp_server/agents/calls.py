@@ -10,6 +10,8 @@ from typing import Any, cast
 from mcp_server.agents.answer import ToolCall
 from mcp_server.agents.conversation import Conversation
 from mcp_server.agents.events import Toolbox, ToolFinished, ToolOutcome, ToolStarted
+from mcp_server.agents.previews import preview_of
+from mcp_server.agents.questions import ASK_PERSON, ask_person
 from mcp_server.agents.steps import APPROVAL, CallRules, Steps, Told
 from mcp_server.errors import AppError, Unauthenticated
 from mcp_server.runs.in_doubt import in_doubt, settled
@@ -61,23 +63,27 @@ class Caller:
         self.talk.stopped = result["stopped"]
 
     async def _refusal(self, call: ToolCall) -> ToolOutcome | None:
-        """Have a person asked where the rules say so; None if the call may be made."""
-        if self.steps is None or call.name not in self.rules.approve:
+        """Have a person asked where the rules or the call say so; None if the call is to be made."""
+        if self.steps is None:
             return None
+        if call.name == ASK_PERSON:
+            return await ask_person(self.steps, f"ask/{self._number}", call)
+        if call.name not in self.rules.approve:
+            return None
+        step = f"approve/{self._number}"
+        if self.steps.finished(step):
+            return _refused(self.steps.result(step))
         shown = call.arguments[:MOST_SHOWN] or "{}"
         more = f" … ({len(call.arguments)} characters)" if len(call.arguments) > MOST_SHOWN else ""
         answer = await self.steps.ask(
-            f"approve/{self._number}",
+            step,
             message=f"May the agent call {call.name} with {shown}{more}?",
             schema=APPROVAL,
             kind="approval",
             call={"name": call.name, "arguments": call.arguments or "{}"},
+            preview=await preview_of(self.toolbox, call),
         )
-        approved, reason = _read_approval(answer)
-        if approved:
-            return None
-        why = f": {reason}" if reason else ""
-        return ToolOutcome(f"forbidden: the call was refused{why}", is_error=True)
+        return _refused(answer)
 
     async def _make(self, call: ToolCall, step: str) -> ToolOutcome:
         """Make one call within the loop's time."""
@@ -124,6 +130,14 @@ class Caller:
             raise
         except AppError as error:
             return ToolOutcome(str(error), is_error=True)
+
+
+def _refused(answer: object) -> ToolOutcome | None:
+    approved, reason = _read_approval(answer)
+    if approved:
+        return None
+    why = f": {reason}" if reason else ""
+    return ToolOutcome(f"forbidden: the call was refused{why}", is_error=True)
 
 
 def _read_approval(answer: object) -> tuple[bool, str]:

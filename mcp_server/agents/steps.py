@@ -23,7 +23,8 @@ class Steps(Protocol):
     """The steps of one run, by name: what earlier attempts finished is done for good.
 
     A loop's steps are `turn/N`, one answer of the model; `call/N`, the Nth call to a tool of the
-    server, all turns together; and `approve/N`, a person's answer about that call.
+    server, all turns together; `approve/N`, a person's answer about that call; and `ask/N`, the answer
+    to the question that it is.
     """
 
     def finished(self, step: str, /) -> bool:
@@ -67,10 +68,12 @@ class Steps(Protocol):
         schema: dict[str, Any] | None = ...,
         kind: Literal["approval", "question"] = ...,
         call: Mapping[str, str] | None = ...,
+        preview: Mapping[str, Any] | None = ...,
     ) -> Any:
         """Return a person's answer; while there is none it must not return: the attempt ends here.
 
-        `call` is the call that an approval is about: its tool's `name` and `arguments`, as JSON text.
+        `call` is the call that an approval is about: its tool's `name` and `arguments`, as JSON text;
+        `preview` is what it would do, see `previews`.
         """
         ...
 

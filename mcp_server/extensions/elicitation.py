@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+from mcp_server.agents.asked import answer_schema
 from mcp_server.errors import InvalidInput
-from mcp_server.services.run_answers import answer_schema
-from mcp_server.services.run_results import RunRequest
+from mcp_server.services.run_results import RunPreview, RunRequest
 
 # The one field of a form that stands for a value which is no object.
 FIELD = "answer"
+# How much of a preview stands in a form; run_get has more of it.
+MOST_PREVIEW = 2_000
 
 # What a field of a form may be, https://modelcontextprotocol.io/specification/2026-07-28/client/elicitation:
 # the keywords of each type; a form knows no nesting and no other keyword.
@@ -54,12 +56,26 @@ def questions(request: RunRequest) -> list[Question]:
     name, kind = request["id"], request["kind"]
     if not parts:
         schema = answer_schema(cast("dict[str, Any]", request))
-        return [Question(name, name, None, kind, request["message"], schema)]
+        message = f"{request['message']}{_shown(request.get('preview'))}"
+        return [Question(name, name, None, kind, message, schema)]
     return [
         Question(f"{name}/{part}", name, part, kind, item["message"], item["schema"])
         for part, item in parts.items()
         if not item["answered"]
     ]
+
+
+def _shown(preview: RunPreview | None) -> str:
+    """Return what is added to a message: what the call would do, as far as it fits a form."""
+    if preview is None:
+        return ""
+    if "unavailable" in preview:
+        return f"\n\nWhat it would do cannot be shown: {preview['unavailable'][:MOST_PREVIEW]}"
+    text = json.dumps(preview.get("result"), ensure_ascii=False)
+    text = text if len(text) <= MOST_PREVIEW else f"{text[:MOST_PREVIEW]} …"
+    if preview.get("shows") == "change":
+        return f"\n\nIt would do this: {text}"
+    return "\n\nNothing is there now." if text == "null" else f"\n\nThere is now: {text}"
 
 
 def elicitation(question: Question) -> dict[str, Any]:

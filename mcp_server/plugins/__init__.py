@@ -6,6 +6,7 @@ from mcp_server.plugins.call import Call, Content
 from mcp_server.plugins.declaring import (
     AsyncFunction,
     CompletionDeclaration,
+    Preview,
     PromptDeclaration,
     ResourceDeclaration,
     ToolDeclaration,
@@ -22,6 +23,7 @@ __all__ = [
     "CompletionDeclaration",
     "Content",
     "Plugins",
+    "Preview",
     "PromptDeclaration",
     "ResourceDeclaration",
     "ToolDeclaration",

@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 from mcp.server.mcpserver import Context
 
+from mcp_server.agents.asked import check_schema, every_part, is_declined
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import Conflict, Forbidden
 from mcp_server.runs.context import RunContext
 from mcp_server.runs.fence import parse_key
 from mcp_server.services import Services
-from mcp_server.services.run_answers import check_schema, every_part, is_declined
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from types import FunctionType, ModuleType
 from typing import Any, Literal, TypeVar
 
@@ -13,6 +13,21 @@ from mcp_server.policy import VERBS, Verb
 AsyncFunction = Callable[..., Awaitable[Any]]
 F = TypeVar("F", bound=AsyncFunction)
 Unsure = Literal["fail", "retry"]
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """How to tell what a call of a tool would do, without an effect: the call of a tool that tells it.
+
+    With `tool`, a read-only tool shows what is there now; it gets those of the call's arguments that are
+    `same`. Without, the tool itself is called with all of them and those `given`, which keep it from
+    taking effect. A call with an argument of `unless` is not previewed.
+    """
+
+    tool: str | None = None
+    same: tuple[str, ...] = ()
+    given: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    unless: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +43,7 @@ class ToolDeclaration:
     idempotent: bool = True
     unsure: Unsure = "fail"
     starts_run: bool = False
+    preview: Preview | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +84,7 @@ def tool(
     idempotent: bool = True,
     unsure: Unsure = "fail",
     starts_run: bool = False,
+    preview: Preview | None = None,
 ) -> Callable[[F], F]:
     """Declare an async function as a tool: its docstring and annotations are what a model reads.
 
@@ -80,6 +97,8 @@ def tool(
 
     A tool that `starts_run` returns `{run, status, …}` of a run that goes on after it; a client of the
     Tasks extension gets that run as a task.
+
+    `preview` tells how a person who is asked to approve a call can be shown what it would do.
     """
 
     if callable(name):
@@ -101,6 +120,7 @@ def tool(
                 idempotent,
                 unsure,
                 starts_run,
+                preview,
             ),
         )
 

@@ -193,6 +193,7 @@ class RunContext:
         kind: Literal["approval", "question"] = "question",
         parts: Mapping[str, Mapping[str, Any]] | None = None,
         call: Mapping[str, str] | None = None,
+        preview: Mapping[str, Any] | None = None,
         child: Mapping[str, str] | None = None,
     ) -> Any:
         """Return the answer to a question, or end this attempt until there is one.
@@ -203,6 +204,7 @@ class RunContext:
 
         `parts` are what is asked at once and may be answered one by one, each `{message, schema}` by
         its name; the answer is an object with one value for each name. `call` is the call that an
+        approval is about, `{name, arguments}`, and `preview` what it would do.
         approval is about, `{name, arguments}`. `child` is `{run, request}` if another run asks this: once
         that one asks it no more, this one goes on without an answer.
         """
@@ -218,6 +220,8 @@ class RunContext:
         }
         if call is not None:
             request["call"] = clean(dict(call))
+        if preview is not None:
+            request["preview"] = clean(dict(preview))
         if child is not None:
             request["child"] = dict(child)
         if parts is not None:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from mcp_server.agents.definitions import DEFAULT_MODEL, AgentDefinition
+from mcp_server.agents.questions import ASK_PERSON
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import InvalidInput
 from mcp_server.llm import ModelInfo
@@ -69,7 +70,7 @@ async def check_tools(principal: Principal, wanted: Sequence[str], tools: Tools)
     Raises:
         InvalidInput: not so; it tells those that it may call.
     """
-    known = {tool.name for tool in await tools(principal)} if wanted else set[str]()
+    known = {ASK_PERSON, *(tool.name for tool in await tools(principal))} if wanted else set[str]()
     for tool in wanted:
         if tool not in known:
             raise InvalidInput(_unknown("tools", tool, sorted(known)), param="tools")

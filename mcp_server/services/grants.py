@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 from sqlalchemy.exc import SQLAlchemyError
 
 from mcp_server.agents.events import Toolbox, ToolOutcome
+from mcp_server.agents.previews import Previewing
+from mcp_server.agents.questions import ASK_PERSON, QUESTION
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import Unauthenticated, Unavailable
 
@@ -50,11 +52,18 @@ class GrantedToolbox:
     toolbox_for: ToolboxFor
 
     async def specs(self) -> list[dict[str, Any]]:
-        return await self.toolbox_for(await self.grant.now(), self.tools).specs()
+        specs = await self.toolbox_for(await self.grant.now(), self.tools).specs()
+        return [*specs, QUESTION] if ASK_PERSON in self.tools else specs
 
     async def call(self, name: str, arguments: dict[str, Any], *, key: str | None) -> ToolOutcome:
         toolbox = self.toolbox_for(await self.grant.now(), self.tools)
         return await toolbox.call(name, arguments, key=key)
+
+    async def preview(self, name: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
+        toolbox = self.toolbox_for(await self.grant.now(), self.tools)
+        if not isinstance(toolbox, Previewing):
+            return None
+        return await toolbox.preview(name, arguments)
 
     def repeatable(self, name: str) -> bool:
         return self.toolbox_for(self.grant.principal, self.tools).repeatable(name)

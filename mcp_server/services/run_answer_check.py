@@ -7,9 +7,9 @@ import json
 import sys
 from typing import Any
 
+from mcp_server.agents.asked import answer_schema
 from mcp_server.errors import InvalidInput
 from mcp_server.services import schema_process
-from mcp_server.services.run_answers import answer_schema
 from mcp_server.storage.sql.schema import encode_json
 
 MOST_ANSWER_BYTES = 262_144

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from mcp_server.agents.asked import DECLINED, elsewhere
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import Conflict, Forbidden, InvalidInput
 from mcp_server.runs.record import Run
 from mcp_server.services.run_answer_check import AnswerCheck
-from mcp_server.services.run_answers import DECLINED, elsewhere
 from mcp_server.services.run_results import RunItem, run_item
 from mcp_server.services.run_starts import RunStarts
 from mcp_server.services.run_watch import RunWatch

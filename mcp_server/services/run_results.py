@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NotRequired
+from typing import Any, NotRequired, cast
 
 from typing_extensions import TypedDict
 
@@ -37,6 +37,20 @@ class RunCall(TypedDict):
     arguments: str
 
 
+class RunPreview(TypedDict):
+    """What a call that waits for approval would do, as far as the run may see it.
+
+    `shows` is `change`: `result` is what the tool itself says it would do; or `current`: `result` is what
+    is there now, None if nothing is. If it is `cut`, `result` is the beginning of its JSON. `unavailable`
+    says instead why there is no preview this time.
+    """
+
+    shows: NotRequired[str]
+    result: NotRequired[Any]
+    cut: NotRequired[bool]
+    unavailable: NotRequired[str]
+
+
 class RunChild(TypedDict):
     """A question that the run of a sub-agent asks, and that may be answered there as well."""
 
@@ -49,6 +63,8 @@ class RunRequest(TypedDict):
 
     `kind` is `question` or `approval`; an approval is answered by `{"approved": bool, "reason"?: str}`.
     `parts` are there if several things are asked at once; the answer is an object with one value for each.
+    `call` is there if the approval is about a call of a tool, and `preview` if its tool can tell what
+    it would do.
     `call` is there if the approval is about a call of a tool, and `child` if it is a sub-agent's run that asks.
     """
 
@@ -58,6 +74,7 @@ class RunRequest(TypedDict):
     schema: dict[str, Any] | None
     parts: NotRequired[dict[str, RunPart]]
     call: NotRequired[RunCall]
+    preview: NotRequired[RunPreview]
     child: NotRequired[RunChild]
 
 
@@ -195,6 +212,8 @@ def _request(request: dict[str, Any]) -> RunRequest:
     call = request.get("call")
     if call is not None:
         shown["call"] = RunCall(name=call["name"], arguments=call["arguments"])
+    if "preview" in request:
+        shown["preview"] = cast("RunPreview", request["preview"])
     child = request.get("child")
     if child is not None:
         shown["child"] = RunChild(run=child["run"], request=child["request"])

@@ -117,12 +117,17 @@ def continue_run(
     return agent_goes_on(facade, principal, continued.run, continued.after)
 
 
+async def agent_run_of(facade: Facade, principal: Principal, response: str) -> RunItem | None:
+    """Give the run of an agent that a response id names, None if there is none."""
+    return await _run(facade, principal, run_of(response))
+
+
 async def seen_as_response(facade: Facade, principal: Principal, response: str) -> Response | None:
     """Give the run of an agent as a response, None if there is none of this id.
 
     One that waits for an approval ends with the request for it, as a response does.
     """
-    run = await _run(facade, principal, run_of(response))
+    run = await agent_run_of(facade, principal, response)
     if run is None:
         return None
     body = {"model": f"{AGENT_PREFIX}{run['agent']}", "background": True}
@@ -150,7 +155,7 @@ async def seen_as_response(facade: Facade, principal: Principal, response: str) 
 
 async def cancelled_run(facade: Facade, principal: Principal, response: str) -> Response | None:
     """Cancel the run of an agent that a response id names; gives it as it is then, None if there is none."""
-    run = await _run(facade, principal, run_of(response))
+    run = await agent_run_of(facade, principal, response)
     if run is None:
         return None
     await facade.services.runs.cancel(principal, run["run"])

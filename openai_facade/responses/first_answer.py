@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mcp_server.agents.asked import decided_elsewhere
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import Conflict, NotFound
-from mcp_server.services.run_answers import decided_elsewhere
 from mcp_server.services.run_results import RESPONSE_KIND
 from openai_facade.facade import AGENT_PREFIX, Facade
 from openai_facade.responses.approvals import Answered

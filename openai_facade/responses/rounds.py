@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+from mcp_server.agents.asked import decided_elsewhere
 from mcp_server.agents.events import Finished
 from mcp_server.agents.steps import NOTHING_TOLD, Steps, Told
-from mcp_server.services.run_answers import decided_elsewhere
 from openai_facade.responses.approvals import Answered
 from openai_facade.translate.response_calls import CallKind
 from openai_facade.translate.response_object import Item, Response
@@ -51,9 +51,15 @@ class RoundSteps:
         schema: dict[str, Any] | None = None,
         kind: Literal["approval", "question"] = "question",
         call: Mapping[str, str] | None = None,
+        preview: Mapping[str, Any] | None = None,
     ) -> Any:
         return await self.steps.ask(
-            self.prefix + step, message=message, schema=schema, kind=kind, call=call
+            self.prefix + step,
+            message=message,
+            schema=schema,
+            kind=kind,
+            call=call,
+            preview=preview,
         )
 
 

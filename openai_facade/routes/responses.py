@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
@@ -17,11 +18,13 @@ from openai_facade.exchange import Exchange
 from openai_facade.facade import AGENT_PREFIX, Facade
 from openai_facade.idempotency import idempotent
 from openai_facade.responses import background
-from openai_facade.responses.agent_runs import cancelled_run, seen_as_response
+from openai_facade.responses.agent_runs import agent_run_of, cancelled_run, seen_as_response
+from openai_facade.responses.agent_stream import follow_agent
 from openai_facade.responses.beginning import begin
 from openai_facade.responses.counting import count_input
 from openai_facade.responses.engine import Answering
 from openai_facade.responses.memory import remembering
+from openai_facade.translate.response_events import Event
 from openai_facade.translate.response_items import shown_item
 from openai_facade.wire.faults import unsupported
 from openai_facade.wire.pages import (
@@ -106,7 +109,10 @@ async def _create_in_background(facade: Facade, exchange: Exchange, body: dict[s
 
 async def _follow(facade: Facade, exchange: Exchange, response: str, after: int) -> None:
     """Stream the events with a number over `after`; who leaves does not stop what is followed."""
-    followed = background.follow(facade, current_principal(), response, after)
+    await _pass_on(exchange, background.follow(facade, current_principal(), response, after))
+
+
+async def _pass_on(exchange: Exchange, followed: AsyncGenerator[Event, None]) -> None:
     async with aclosing(followed) as events, exchange.open_stream():
         async for event in events:
             await exchange.typed_event(event)
@@ -155,12 +161,15 @@ async def _retrieve(facade: Facade, exchange: Exchange) -> None:
     try:
         stored = await facade.services.responses.get(current_principal(), _id(exchange))
     except NotFound:
-        seen = await seen_as_response(facade, current_principal(), _id(exchange))
-        if seen is None:
+        run = await agent_run_of(facade, current_principal(), _id(exchange))
+        if run is None:
             raise
-        if after is not None:
-            raise background.without_events() from None
-        await exchange.answer(orjson.dumps(seen))
+        if after is None:
+            seen = await seen_as_response(facade, current_principal(), _id(exchange))
+            await exchange.answer(orjson.dumps(seen))
+            return
+        async with exchange.while_connected():
+            await _pass_on(exchange, follow_agent(facade, current_principal(), run, after))
         return
     if after is not None:
         await background.check_followable(facade, current_principal(), stored)

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from mcp_server.llm.custom_tools import input_of
 from mcp_server.llm.wire import object_of, value_of
-from openai_facade.translate.response_object import Item, item_id
+from openai_facade.translate.response_object import Item
 from openai_facade.translate.response_stream import Event, Stream
 
 Kind: TypeAlias = Literal["function", "custom", "mcp", "approval", "search"]
@@ -82,7 +82,7 @@ class OpenCall:
 
     def _empty(self) -> Item:
         return {
-            "id": item_id("function_call"),
+            "id": self._stream.new_id("function_call"),
             "type": "function_call",
             "status": "in_progress",
             "call_id": self._call,
@@ -118,7 +118,7 @@ class _Custom(OpenCall):
 
     def _empty(self) -> Item:
         return {
-            "id": item_id("custom_tool_call"),
+            "id": self._stream.new_id("custom_tool_call"),
             "type": "custom_tool_call",
             "status": "in_progress",
             "call_id": self._call,
@@ -155,7 +155,7 @@ class _Mcp(OpenCall):
 
     def _empty(self) -> Item:
         return {
-            "id": item_id("mcp_call"),
+            "id": self._stream.new_id("mcp_call"),
             "type": "mcp_call",
             "status": "in_progress",
             "server_label": self.kind.label,
@@ -219,7 +219,7 @@ class _Search(OpenCall):
 
     def _empty(self) -> Item:
         return {
-            "id": item_id("file_search_call"),
+            "id": self._stream.new_id("file_search_call"),
             "type": "file_search_call",
             "status": "in_progress",
             "queries": [],

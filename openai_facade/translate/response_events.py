@@ -19,7 +19,7 @@ from openai_facade.translate.response_calls import CallKind, OpenCall, opened
 from openai_facade.translate.response_object import Item, Response, item_id, response_usage
 from openai_facade.translate.response_search import Sources
 from openai_facade.translate.response_speech import REASONING, Speech, kind_of_field
-from openai_facade.translate.response_stream import Stream
+from openai_facade.translate.response_stream import NewId, Stream
 
 Event: TypeAlias = dict[str, Any]
 
@@ -31,7 +31,7 @@ class ResponseEvents:
 
     `calls` says what kind of item the call of a function is; the call of a function that is not in it
     shows nowhere. `sequence` is the number of the next event: with it and the `response` of what an
-    earlier attempt told, the stream goes on, after `break_off`.
+    earlier attempt told, the stream goes on, after `break_off`. `new_id` names its items.
     """
 
     def __init__(
@@ -43,11 +43,12 @@ class ResponseEvents:
         sequence: int = 0,
         logprobs: bool = False,
         show_results: bool = False,
+        new_id: NewId = item_id,
     ) -> None:
         self.response = response
         self.hidden: dict[str, dict[str, Any]] = {}
         self.has_effects = False
-        self._stream = Stream(response, sequence)
+        self._stream = Stream(response, sequence, new_id)
         self._calls = calls
         self._sources = sources
         self._logprobs = logprobs
@@ -99,7 +100,7 @@ class ResponseEvents:
 
     def _listing(self, label: str, tools: list[Item], error: str | None) -> list[Event]:
         item: Item = {
-            "id": item_id("mcp_list_tools"),
+            "id": self._stream.new_id("mcp_list_tools"),
             "type": "mcp_list_tools",
             "server_label": label,
             "tools": [],
@@ -126,7 +127,7 @@ class ResponseEvents:
     def refused(self, label: str, tool: str, arguments: str, request: str, why: str) -> list[Event]:
         """Tell of a call that a person refused."""
         item: Item = {
-            "id": item_id("mcp_call"),
+            "id": self._stream.new_id("mcp_call"),
             "type": "mcp_call",
             "status": "failed",
             "server_label": label,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
-from openai_facade.translate.response_object import Item, item_id
+from openai_facade.translate.response_object import Item
 from openai_facade.translate.response_search import Sources
 from openai_facade.translate.response_stream import Event, Stream
 
@@ -38,7 +38,7 @@ class Speech:
         """Begin the item."""
         if self.kind == REASONING:
             self._item = {
-                "id": item_id("reasoning"),
+                "id": self._stream.new_id("reasoning"),
                 "type": "reasoning",
                 "status": "in_progress",
                 "summary": [],
@@ -46,7 +46,7 @@ class Speech:
             }
         else:
             self._item = {
-                "id": item_id("message"),
+                "id": self._stream.new_id("message"),
                 "type": "message",
                 "status": "in_progress",
                 "role": "assistant",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 from openai_facade.translate.response_object import Item, Response, item_id
 from openai_facade.translate.run_ids import approval_id, run_of
 
 Event = dict[str, Any]
+NewId: TypeAlias = Callable[[str], str]
+"""Gives the id of a new item of a type."""
 
 
 def error_event(body: Mapping[str, Any], number: int) -> Event:
@@ -18,17 +20,21 @@ def error_event(body: Mapping[str, Any], number: int) -> Event:
 
 
 class Stream:
-    """Numbers events and keeps `response["output"]` as they tell it; items are replaced, never changed."""
+    """Numbers events and keeps `response["output"]` as they tell it; items are replaced, never changed.
 
-    def __init__(self, response: Response, sequence: int) -> None:
+    `new_id` names its items.
+    """
+
+    def __init__(self, response: Response, sequence: int, new_id: NewId = item_id) -> None:
         self.sequence = sequence
+        self.new_id = new_id
         self._response = response
 
     def approval_id(self) -> str:
         """Give the id of a new approval request, from which the run is known that asks for it."""
         if self._response["background"]:
             return approval_id(run_of(self._response["id"]))
-        return item_id("mcp_approval_request")
+        return self.new_id("mcp_approval_request")
 
     def event(self, kind: str, **fields: Any) -> Event:
         """Give an event of this type with the next number."""

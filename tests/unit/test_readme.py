@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from mcp_server import updates
-from mcp_server.agents import work
+from mcp_server.agents import asked, work
 from mcp_server.cli import _parser
 from mcp_server.commands.worker import MOST_SLOTS
 from mcp_server.plugins import load_plugins
 from mcp_server.runs import cleaning, context, leases
 from mcp_server.runs.intervals import Timing
 from mcp_server.runs.worker import CONCURRENCY
-from mcp_server.services import run_answer_check, run_answers, run_terms, run_watch, runs, tool_work
+from mcp_server.services import run_answer_check, run_terms, run_watch, runs, tool_work
 from mcp_server.settings import Settings
 from mcp_server.tool import DeclaredTool
 
@@ -199,7 +199,7 @@ def test_every_type_of_event_is_documented_and_no_other() -> None:
         ("a step's result, an agent's output", f"{cleaning.MAX_RESULT_BYTES // 10**6} MB"),
         ("a long tool's result", f"{tool_work.MOST_RESULT_BYTES // 10**6} MB"),
         ("an answer; a question's schema", f"{run_answer_check.MOST_ANSWER_BYTES >> 10} KiB; "),
-        ("an answer; a question's schema", f"; {run_answers.MOST_SCHEMA_BYTES >> 10} KiB"),
+        ("an answer; a question's schema", f"; {asked.MOST_SCHEMA_BYTES >> 10} KiB"),
         ("a step's name", f"{context.MOST_NAME} printable"),
         ("runs of one tenant that wait, for a worker or an answer", f"{run_terms.MOST_WAITING:,}"),
         ("runs that start one another", f"{run_terms.MOST_NESTED} deep"),
