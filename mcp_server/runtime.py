@@ -117,9 +117,6 @@ async def open_runtime(
             *(operations, control, engines.blobs, settings.undo_days),
             BucketService(operations, control, engines.buckets),
         )
-        await stack.enter_async_context(
-            collecting(control, engines.blobs, undo_days=settings.undo_days)
-        )
         await stack.enter_async_context(keeping_kv(control, settings.undo_days))
         await stack.enter_async_context(keeping_versions(control, settings.undo_days))
         await stack.enter_async_context(keeping_stores(control, engines.vectors))
@@ -139,6 +136,13 @@ async def open_runtime(
         )
         vector_stores = VectorStoreService(
             *(operations, control, engines.vectors, engines.embedder, vectors, runs)
+        )
+        await stack.enter_async_context(
+            collecting(
+                *(control, engines.blobs),
+                undo_days=settings.undo_days,
+                leave=vector_stores.leave_expired,
+            )
         )
         services = Services(
             agents=shared.agents,

@@ -20,16 +20,16 @@ from openai_facade.wire.faults import InvalidRequest
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
-def idempotent(facade: Facade, handler: Handler, *, only_background: bool = False) -> Handler:
+def idempotent(facade: Facade, handler: Handler, *, only_stored: bool = False) -> Handler:
     """Let a handler honour the header; without one it costs a look at the headers.
 
-    `only_background` is for responses: those in the foreground, and streams, are answers of a model,
+    `only_stored` is for responses: those with `store` false, and streams, are answers of a model,
     which nothing keeps beside what the caller asked to keep.
     """
 
     async def once(exchange: Exchange) -> None:
         key = exchange.headers.get("idempotency-key")
-        if key is None or (only_background and not await _in_background(exchange)):
+        if key is None or (only_stored and not await _is_stored(exchange)):
             await handler(exchange)
             return
         if not _KEY.fullmatch(key):
@@ -62,7 +62,7 @@ def _in_the_words_of_the_wire() -> Generator[None]:
         ) from error
 
 
-async def _in_background(exchange: Exchange) -> bool:
+async def _is_stored(exchange: Exchange) -> bool:
     try:
         body: Any = orjson.loads(await exchange.read_bytes())
     except orjson.JSONDecodeError:
@@ -70,7 +70,7 @@ async def _in_background(exchange: Exchange) -> bool:
     if not isinstance(body, dict):
         return False
     asked = cast("dict[str, Any]", body)
-    return bool(asked.get("background")) and not asked.get("stream")
+    return asked.get("store") is not False and not asked.get("stream")
 
 
 def _fingerprint(exchange: Exchange, body: bytes) -> str:

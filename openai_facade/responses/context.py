@@ -30,9 +30,18 @@ class Memory(Protocol):
         ...
 
     async def remember(
-        self, principal: Principal, conversation: str, items: Sequence[Item], /
+        self,
+        principal: Principal,
+        conversation: str,
+        items: Sequence[Item],
+        /,
+        *,
+        key: str | None = None,
     ) -> None:
-        """Add the items of a response: those of its input, then those of its output."""
+        """Add the items of a response: those of its input, then those of its output.
+
+        `key` is of the run's step that does so, if a run does: who lost the run adds nothing.
+        """
         ...
 
 

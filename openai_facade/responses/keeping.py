@@ -34,6 +34,8 @@ async def keep(
         AppError: it cannot be stored.
     """
     conversation = conversation_id(kept.body)
+    # Both are of one step: a worker that lost the run meanwhile, and wakes up, writes neither.
+    key = None if steps is None else steps.key("store")
     if kept.body.get("store") is not False:
         stored = StoredResponse(
             id=kept.response["id"],
@@ -44,8 +46,7 @@ async def keep(
             previous=kept.previous,
             conversation=conversation,
         )
-        key = None if steps is None else steps.key("store")
         await facade.services.responses.store(principal, stored, key=key)
     if conversation is not None and memory is not None:
         output = [{**item, **kept.hidden.get(item["id"], {})} for item in kept.response["output"]]
-        await memory.remember(principal, conversation, [*kept.own, *output])
+        await memory.remember(principal, conversation, [*kept.own, *output], key=key)

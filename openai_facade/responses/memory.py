@@ -25,9 +25,15 @@ class _Held:
         return await self._service.history(principal, conversation)
 
     async def remember(
-        self, principal: Principal, conversation: str, items: Sequence[Item], /
+        self,
+        principal: Principal,
+        conversation: str,
+        items: Sequence[Item],
+        /,
+        *,
+        key: str | None = None,
     ) -> None:
-        await self._service.remember(principal, conversation, items, holder=self._holder)
+        await self._service.remember(principal, conversation, items, holder=self._holder, key=key)
 
 
 @asynccontextmanager

@@ -18,7 +18,14 @@ from openai_facade.exchange import Exchange
 from openai_facade.facade import Facade
 from openai_facade.wire.faults import InvalidRequest
 from openai_facade.wire.fields import one_of
-from openai_facade.wire.files import SHOWN, checked_purpose, file_object, lifetime_of_form
+from openai_facade.wire.files import (
+    SHOWN,
+    checked_filename,
+    checked_media_type,
+    checked_purpose,
+    file_object,
+    lifetime_of_form,
+)
 from openai_facade.wire.form_stream import FormStream
 from openai_facade.wire.pages import list_object, page_arguments, query_of, unknown_cursor
 
@@ -124,9 +131,10 @@ class _Resource:
 
 def _terms(form: FormStream) -> FileTerms:
     return FileTerms(
-        form.filename or "file",
+        # Name and type are of the part that the file comes in.
+        checked_filename(form.filename or "file", "file"),
         checked_purpose(form.fields.get("purpose")),
-        form.content_type,
+        checked_media_type(form.content_type, "file"),
         lifetime_of_form(form.fields),
     )
 

@@ -65,7 +65,7 @@ def routes(facade: Facade) -> list[DeclaredRoute]:
     async def cancel(exchange: Exchange) -> None:
         await _cancel(facade, exchange)
 
-    once = idempotent(facade, create, only_background=True)
+    once = idempotent(facade, create, only_stored=True)
     return [
         declare(facade, PATH, once, methods=["POST"], verb="run"),
         declare(facade, f"{PATH}/input_tokens", input_tokens, methods=["POST"], verb="read"),

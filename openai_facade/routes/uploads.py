@@ -14,6 +14,7 @@ from mcp_server.services.file_uploads import FileUploadService
 from openai_facade.endpoint import Handler, declare
 from openai_facade.exchange import Exchange
 from openai_facade.facade import Facade
+from openai_facade.idempotency import idempotent
 from openai_facade.wire.form_stream import FormStream
 from openai_facade.wire.uploads import completion, new_upload, part_object, upload_object
 from openai_facade.wire.vector_stores import only
@@ -32,7 +33,9 @@ def routes(facade: Facade) -> list[DeclaredRoute]:
             await facade.count(exchange)
             await handler(exchange)
 
-        return declare(facade, path, counted, methods=["POST"], verb="write", uploads=uploads)
+        # A part is not held whole, so there is nothing to know it by; sent twice, it is two parts.
+        once = counted if uploads else idempotent(facade, counted)
+        return declare(facade, path, once, methods=["POST"], verb="write", uploads=uploads)
 
     resource = _Resource(facade)
     return [

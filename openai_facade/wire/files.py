@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+from mcp_server.errors import InvalidInput
 from mcp_server.services.files import FileRecord
-from openai_facade.wire.faults import InvalidRequest, missing, unsupported
+from mcp_server.services.objects import attributes, content
+from openai_facade.wire.faults import InvalidRequest, invalid, missing, unsupported
 from openai_facade.wire.fields import as_object, integer, one_of, required
 
 # "evals" is a purpose of requests only, and of a product that is not here.
@@ -30,6 +33,36 @@ def checked_purpose(purpose: str | None) -> str:
         raise unsupported("purpose", "this server has no evals.")
     one_of(GIVEN)("purpose", purpose)
     return purpose
+
+
+def checked_filename(filename: str, param: str) -> str:
+    """Return a name that a file may have; `param` is the field that it came in.
+
+    Raises:
+        InvalidRequest: it is too long, or holds a control character.
+    """
+    with _named(param):
+        attributes.metadata({"filename": filename})
+    return filename
+
+
+def checked_media_type(kind: str | None, param: str) -> str | None:
+    """Return a media type, None for none; `param` is the field that it came in.
+
+    Raises:
+        InvalidRequest: it is malformed.
+    """
+    with _named(param):
+        return None if kind is None else content.media_type(kind, "", is_text=False)
+
+
+@contextmanager
+def _named(param: str) -> Generator[None]:
+    # A file is an object, whose fields have other names than what a client of this API sent.
+    try:
+        yield
+    except InvalidInput as error:
+        raise invalid(param, f"{error.message.partition(': ')[2]}.") from error
 
 
 def lifetime(given: object, place: str = _EXPIRES) -> int | None:

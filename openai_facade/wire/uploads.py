@@ -9,7 +9,13 @@ from mcp_server.services.file_uploads import MOST_PARTS, FilePart, FileUpload
 from mcp_server.services.files import FileTerms
 from openai_facade.wire.faults import invalid
 from openai_facade.wire.fields import as_array, as_string, integer, required
-from openai_facade.wire.files import checked_purpose, file_object, lifetime
+from openai_facade.wire.files import (
+    checked_filename,
+    checked_media_type,
+    checked_purpose,
+    file_object,
+    lifetime,
+)
 from openai_facade.wire.vector_stores import only
 
 _LONGEST_NAME = 1024
@@ -30,7 +36,8 @@ def new_upload(body: Mapping[str, Any]) -> tuple[int, FileTerms]:
     purpose = checked_purpose(_text(body, "purpose"))
     length = required(body, "bytes")
     integer(0, 2**53)("bytes", length)
-    kind = _text(body, "mime_type")
+    kind = checked_media_type(_text(body, "mime_type"), "mime_type")
+    filename = checked_filename(filename, "filename")
     return length, FileTerms(filename, purpose, kind, lifetime(body.get("expires_after")))
 
 

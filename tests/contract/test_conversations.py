@@ -10,7 +10,7 @@ from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mcp_server.auth.principal import Principal
-from mcp_server.errors import Forbidden, InvalidInput, NotFound
+from mcp_server.errors import Forbidden, InvalidInput, LeaseLost, NotFound
 from mcp_server.operation import Operations
 from mcp_server.services.conversations import (
     MOST_ITEMS,
@@ -20,6 +20,7 @@ from mcp_server.services.conversations import (
 )
 from mcp_server.storage.sql.conversation_tables import conversations
 from mcp_server.storage.sql.schema import journal
+from tests.contract.effect_world import begin_run, finish_run, take_over
 
 
 @pytest.fixture
@@ -85,6 +86,22 @@ async def test_a_held_conversation_takes_items_of_its_holder_only(
         await service.add(principal, made.id, items("next"))  # it let go
     async with service.holding(principal, made.id, "resp_2"):
         assert await ids(service, principal, made.id) == ["first", "mine", "next"]
+
+
+async def test_who_lost_its_run_adds_nothing_to_a_conversation(
+    service: ConversationService, principal: Principal, control: AsyncEngine
+) -> None:
+    made = await service.create(principal, {}, [])
+    first = await begin_run(control, principal.tenant)
+    await service.remember(principal, made.id, items("a"), holder="resp_1", key=str(first))
+    second = await take_over(control, first)
+    with pytest.raises(LeaseLost):  # it stood still for longer than its lease, and has woken up
+        await service.remember(principal, made.id, items("b"), holder="resp_1", key=str(first))
+    await service.remember(principal, made.id, items("a", "c"), holder="resp_1", key=str(second))
+    await finish_run(control, second)
+    with pytest.raises(LeaseLost):
+        await service.remember(principal, made.id, items("d"), holder="resp_1", key=str(second))
+    assert await ids(service, principal, made.id) == ["a", "c"]
 
 
 async def test_of_many_that_want_to_hold_one_gets_it(

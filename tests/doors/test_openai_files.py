@@ -105,6 +105,19 @@ async def test_forms_that_do_not_fit_are_refused_by_name_and_store_nothing(
     assert [each.id async for each in client.files.list()] == before
 
 
+@pytest.mark.parametrize("part", [{"filename": "a\x07b"}, {"content_type": "no type"}])
+async def test_a_name_or_type_that_does_not_fit_is_of_the_form_s_file(
+    live: Live, part: dict[str, str]
+) -> None:
+    named, kind = part.get("filename", "x"), part.get("content_type", "text/plain")
+    head = (
+        f'Content-Disposition: form-data; name="file"; filename="{named}"\r\nContent-Type: {kind}'
+    )
+    purpose = 'Content-Disposition: form-data; name="purpose"\r\n\r\nbatch'
+    body = f"--b\r\n{purpose}\r\n--b\r\n{head}\r\n\r\nx\r\n--b--\r\n".encode()
+    assert await _send(live, body, "multipart/form-data; boundary=b") == (400, "file")
+
+
 async def test_a_form_without_a_file_or_an_end_is_refused(live: Live) -> None:
     form = aiohttp.FormData({"purpose": "batch"}, default_to_multipart=True)
     assert await _send(live, form) == (400, "file")

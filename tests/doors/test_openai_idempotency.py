@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx2
 import pytest
@@ -44,14 +45,20 @@ async def made(live: Live) -> int:
         ("/conversations", {"metadata": {"a": "b"}}),
         ("/vector_stores", {"name": "again"}),
         ("/responses", {"model": "default", "input": "x", "background": True}),
+        ("/responses", {"model": "default", "input": "x", "store": True}),
+        (
+            "/uploads",
+            {"filename": "a", "purpose": "batch", "bytes": 1, "mime_type": "text/plain"},
+        ),
     ],
     ids=lambda each: each if isinstance(each, str) else "",
 )
 async def test_the_same_request_is_made_once(
     client: httpx2.AsyncClient, path: str, body: dict[str, Any]
 ) -> None:
-    first = await sent(client, path, body, f"again-{path}")
-    again = await sent(client, path, body, f"again-{path}")
+    key = uuid4().hex
+    first = await sent(client, path, body, key)
+    again = await sent(client, path, body, key)
     assert first.status_code == again.status_code == 200, again.text
     assert first.content == again.content
     assert first.headers["x-request-id"] != again.headers["x-request-id"]
@@ -122,10 +129,38 @@ async def test_a_key_is_free_after_a_day_or_when_its_process_died(
     assert later.json()["id"] != first.json()["id"]
 
 
-async def test_an_answer_of_a_model_is_made_each_time_and_not_kept(
+async def test_a_response_that_is_being_made_is_not_made_beside(
     live: Live, client: httpx2.AsyncClient
 ) -> None:
     body = {"model": "default", "input": "x"}
+    answers = await asyncio.gather(
+        *(sent(client, "/responses", body, "model-twins") for _ in "abcd")
+    )
+    assert {answer.status_code for answer in answers} <= {200, 409}
+    told = {answer.json()["id"] for answer in answers if answer.status_code == 200}
+    assert len(told) == 1
+    later = await sent(client, "/responses", body, "model-twins")
+    assert later.json()["id"] in told
+
+
+async def test_an_upload_that_is_completed_again_is_answered_alike(
+    client: httpx2.AsyncClient,
+) -> None:
+    terms = {"filename": "a", "purpose": "batch", "bytes": 1, "mime_type": "text/plain"}
+    upload = f"/uploads/{(await sent(client, '/uploads', terms, 'upload')).json()['id']}"
+    part = await client.post(f"/v1{upload}/parts", files={"data": b"x"})
+    ends = [
+        await sent(client, f"{upload}/complete", {"part_ids": [part.json()["id"]]}, "complete")
+        for _ in range(2)
+    ]
+    assert {end.status_code for end in ends} == {200}
+    assert ends[0].content == ends[1].content
+
+
+async def test_an_answer_of_a_model_that_is_not_stored_is_made_each_time_and_not_kept(
+    live: Live, client: httpx2.AsyncClient
+) -> None:
+    body = {"model": "default", "input": "x", "store": False}
     ids = {(await sent(client, "/responses", body, "model")).json()["id"] for _ in range(2)}
     assert len(ids) == 2
     async with live.runtime.engines.control.connect() as tx:

@@ -12,11 +12,15 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 from openai.types import VectorStore
-from sqlalchemy import text
+from sqlalchemy import func, text, update
 
 from mcp_server.auth.principal import OWNER, Principal
+from mcp_server.errors import Unavailable
 from mcp_server.services.ingest import Origin, Read
+from mcp_server.services.objects.addresses import Address
+from mcp_server.services.objects.expiry import purge_expired
 from mcp_server.services.vector_stores.keeping import delete_expired, forget_batches
+from mcp_server.storage.sql.schema import objects
 from tests.doors.live import Live, open_live
 
 LAND = "An isthmus is a narrow strip of land that joins two larger lands and parts two seas."
@@ -311,6 +315,33 @@ async def test_another_tenants_stores_files_and_batches_do_not_exist(
             await refused
     assert [each.id async for each in vectors.list()] == [own.id]
     assert (await client.vector_stores.retrieve(store.id)).name == "seas"
+
+
+async def test_a_file_that_expired_leaves_its_stores_as_one_that_is_deleted(
+    live: Live, client: AsyncOpenAI
+) -> None:
+    engines, services = live.runtime.engines, live.runtime.services
+    after: Any = {"anchor": "created_at", "seconds": 3600}
+    file = await client.files.create(
+        file=("a.txt", b"The canal was dug by hand."), purpose="assistants", expires_after=after
+    )
+    stores = [await client.vector_stores.create() for _ in range(2)]
+    for store in stores:
+        read = await client.vector_stores.files.create_and_poll(file.id, vector_store_id=store.id)
+        assert read.status == "completed"
+    over = update(objects).where(objects.c.id == file.id)
+    async with engines.control.begin() as tx:
+        await tx.execute(over.values(expires_at=func.now() - text("interval '1 s'")))
+
+    async def unwell(at: Address) -> None:
+        raise Unavailable(f"the engine with {at.key} is away")
+
+    assert await purge_expired(engines.control, unwell) == 0  # it is not forgotten
+    assert await purge_expired(engines.control, services.vector_stores.leave_expired) == 1
+    for store in stores:
+        assert (await client.vector_stores.files.list(store.id)).data == []
+        assert (await client.vector_stores.retrieve(store.id)).file_counts.total == 0
+        assert (await client.vector_stores.search(store.id, query="canal")).data == []
 
 
 async def test_a_store_that_nobody_used_expires_and_is_deleted_a_week_later(

@@ -202,7 +202,7 @@ async def test_servers_are_replaced_one_by_one_without_a_refusal(topology: Topol
     async with calling(topology.url, topology.headers) as caller:
         load = Load(caller, kinds=("kv", "sql", "object"))
         async with writing(load):
-            for name in ("mcp", "facade"):
+            for name in ("mcp", "mcp-2", "facade"):
                 await load.until_each_wrote(3, RECOVERY_SECONDS)
                 assert await topology.program(name).stop() == 0
                 await load.until_each_wrote(3, RECOVERY_SECONDS)
@@ -230,7 +230,7 @@ async def test_a_server_before_its_database_says_so_and_starts_when_that_is_ther
 
 
 async def test_servers_and_workers_end_well_when_they_are_told_to(topology: Topology) -> None:
-    for name in ("facade", "mcp", "worker-1", "worker-2"):
+    for name in ("facade", "mcp", "mcp-2", "worker-1", "worker-2"):
         assert await topology.program(name).stop() == 0, topology.program(name).printed()[-2000:]
         assert defects(topology.program(name)) == [], name
     # Whatever lasts is in the engines: a container of theirs may vanish.

@@ -115,7 +115,8 @@ class Topology:
         self.data_dir = folder / "data"
         script = ROOT / "deploy" / "secrets.sh"
         subprocess.run(["sh", str(script), str(self.secrets)], check=True, capture_output=True)
-        self.ports: dict[str, int] = dict(zip(("facade", "mcp"), free_ports(2), strict=True))
+        served = ("facade", "mcp", "mcp-2")
+        self.ports: dict[str, int] = dict(zip(served, free_ports(len(served)), strict=True))
         self.postgres = PostgresqlServer(folder / "postgres", self.secrets)
         self.s3 = JuiceFs()
         self.milvus = MilvusLite()
@@ -124,10 +125,9 @@ class Topology:
             "postgres:5432": f"127.0.0.1:{self.postgres.port}",
             "valkey:6379": f"127.0.0.1:{valkey_port}",
         }
-        # The first serves both faces, the second MCP alone: nginx has both for MCP.
         upstreams = {
             "facade": [self.ports["facade"]],
-            "mcp": [self.ports["facade"], self.ports["mcp"]],
+            "mcp": [self.ports["mcp"], self.ports["mcp-2"]],
             "s3": self.s3.ports[:1],
         }
         self.nginx = NginxServer(folder / "nginx", upstreams)
@@ -136,8 +136,9 @@ class Topology:
             "valkey": self._valkey(valkey_port),
             "s3": Threaded(self.s3),
             "milvus": Threaded(self.milvus),
-            "facade": self._isthmus("serve", "--role", "all", name="facade"),
+            "facade": self._isthmus("serve", "--role", "openai", name="facade"),
             "mcp": self._isthmus("serve", "--role", "mcp", name="mcp"),
+            "mcp-2": self._isthmus("serve", "--role", "mcp", name="mcp-2"),
             "worker-1": self._isthmus("worker", name="worker-1"),
             "worker-2": self._isthmus("worker", name="worker-2"),
             "nginx": Threaded(self.nginx),
@@ -170,7 +171,7 @@ class Topology:
         self.s3.prepare()
         engines = ("valkey", "s3", "milvus")
         await asyncio.gather(*(self.components[name].start() for name in engines))
-        first = ("facade", "mcp", "worker-1", "worker-2")
+        first = ("facade", "mcp", "mcp-2", "worker-1", "worker-2")
         await asyncio.gather(*(self.components[name].start() for name in first))
         await self.components["nginx"].start()
 
@@ -187,16 +188,23 @@ class Topology:
         given = {line.partition(" = ")[0]: line for line in lines}
         given["objects_url"] = f'objects_url = "{self.s3.url(BUCKET)}"'
         given["vectors_url"] = f'vectors_url = "{self.milvus.url}"'
-        text = "\n".join(given.values())
-        for name, here in self._hosts.items():
-            text = text.replace(name, here)
         path.chmod(0o600)
-        path.write_text(text)
+        path.write_text("\n".join(given.values()))
+        for each in (path, self.secrets / "facade.toml"):
+            text = each.read_text()
+            for name, here in self._hosts.items():
+                text = text.replace(name, here)
+            each.chmod(0o600)
+            each.write_text(text)
 
     def _isthmus(self, *arguments: str, name: str) -> Program:
         port = self.ports.get(name)
         at = [] if port is None else ["--port", str(port)]
-        configuration = ["--config", str(self.secrets / "isthmus.toml")]
+        facade = name == "facade"
+        file = self.secrets / ("facade.toml" if facade else "isthmus.toml")
+        configuration = ["--config", str(file)]
+        # Of the data it has no credentials, so its tools are those of a server that has.
+        more = {"MCP_URL": f"http://127.0.0.1:{self.ports['mcp']}/mcp"} if facade else {}
         return Program(
             [*ISTHMUS, *arguments, *at, *configuration],
             environment(
@@ -204,6 +212,7 @@ class Topology:
                 PUBLIC_URL=self.url,
                 OBJECTS_PUBLIC_URL=self.url,
                 LOG_FORMAT="json",
+                **more,
             ),
             self.folder / f"{name}.log",
             "is ready",

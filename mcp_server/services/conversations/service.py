@@ -197,20 +197,23 @@ class ConversationService:
         /,
         *,
         holder: str | None = None,
+        key: str | None = None,
     ) -> None:
         """Add the items of a response in one transaction; those that are there are not added again.
 
         `holder` is who holds the conversation, see `holding`; it lets go of it with that, so that who
-        reads the answer may go on at once.
+        reads the answer may go on at once. `key` may be a run's step: then only who still has the run adds.
 
         Raises:
+            LeaseLost: the run is not the caller's any more.
             NotFound: there is no such conversation in this tenant (any more).
             ConversationLocked: a response other than `holder` is being made from it.
         """
         async with (
-            self._operation(principal, "write", conversation_uri(conversation)) as op,
+            self._operation(principal, "write", conversation_uri(conversation), key=key) as op,
             self._control.begin() as tx,
         ):
+            await op.hold(tx)
             row = await rows.load(tx, principal.tenant, conversation, lock=True)
             await rows.check_free(tx, row, holder)
             await rows.append(tx, row, items, again=True)

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mcp_server.errors import AppError
 from mcp_server.services.objects import file_upload_rows, upload_rows
-from mcp_server.services.objects.expiry import purge_expired
+from mcp_server.services.objects.expiry import Leave, nowhere, purge_expired
 from mcp_server.services.objects.versions import purge_versions
 from mcp_server.storage.objects import BlobStore
 
@@ -66,12 +66,14 @@ async def collecting(
     blobs: BlobStore,
     schedule: Schedule = DEFAULT_SCHEDULE,
     undo_days: float = 0.0,
+    leave: Leave = nowhere,
 ) -> AsyncGenerator[None]:
     """Collect while the context is open; any number of processes may do so at once.
 
-    Versions are purged that were replaced more than `undo_days` ago. Deleting a blob twice is harmless and keys are never used again, so nothing is locked.
+    Versions are purged that were replaced more than `undo_days` ago; `leave` is asked before an object
+    that expired goes. Deleting a blob twice is harmless and keys are never used again, so nothing is locked.
     """
-    work = _collect_forever(control, blobs, schedule, undo_days)
+    work = _collect_forever(control, blobs, schedule, undo_days, leave)
     collector = asyncio.create_task(work, name="collector")
     try:
         yield
@@ -81,7 +83,7 @@ async def collecting(
 
 
 async def _collect_forever(
-    control: AsyncEngine, blobs: BlobStore, schedule: Schedule, undo_days: float
+    control: AsyncEngine, blobs: BlobStore, schedule: Schedule, undo_days: float, leave: Leave
 ) -> None:
     sweep_at = time.monotonic()
     while True:
@@ -94,7 +96,7 @@ async def _collect_forever(
             await purge_versions(control, undo_days)
             await upload_rows.purge(control)
             await file_upload_rows.purge(control)
-            await purge_expired(control)
+            await purge_expired(control, leave)
             await collect_garbage(control, blobs, schedule.grace)
         except (AppError, SQLAlchemyError, OSError) as error:
             logger.warning("blobs are not collected now, the next round tries again: %s", error)

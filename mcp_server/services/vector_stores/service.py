@@ -10,10 +10,12 @@ from sqlalchemy import ColumnElement, Row, and_, func, insert, or_, select, upda
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mcp_server import policy
-from mcp_server.auth.principal import Principal
+from mcp_server.auth.principal import OWNER_SCOPES, Principal
 from mcp_server.errors import NotFound
 from mcp_server.ingest.embed import Embedder
 from mcp_server.operation import Operations
+from mcp_server.services.files import BUCKET as FILES
+from mcp_server.services.objects.addresses import Address
 from mcp_server.services.runs import RunService
 from mcp_server.services.vector_stores import file_rows
 from mcp_server.services.vector_stores.files import VectorFiles
@@ -176,6 +178,11 @@ class VectorStoreService(StoreAccess):
         for name in names:
             if policy.allows(principal, "write", f"vector://{name}/{file}"):
                 await self.files.discard(principal, name, file)
+
+    async def leave_expired(self, at: Address) -> None:
+        """Take a file whose time is over out of every store of its tenant; other objects are in none."""
+        if at.bucket == FILES:
+            await self.leave_all(Principal(at.tenant, "", OWNER_SCOPES), at.key)
 
     async def _find(
         self, principal: Principal, store: str, tx: AsyncConnection | None = None
