@@ -16,6 +16,7 @@ from mcp_server.operation import Operations
 from mcp_server.runs.redaction import Redaction
 from mcp_server.runs.stores import Stores
 from mcp_server.services import ControlServices
+from mcp_server.services.agent_stats import AgentStatsService
 from mcp_server.services.agents import AgentService, Tools
 from mcp_server.services.batches import open_batches
 from mcp_server.services.conversations import ConversationService
@@ -100,6 +101,7 @@ async def open_control_services(
     ):
         yield ControlServices(
             agents=AgentService(operations, control, models=engines.router.models, tools=tools),
+            agent_stats=AgentStatsService(operations, control),
             batches=batches,
             chats=ChatService(operations, control),
             conversations=ConversationService(operations, control),

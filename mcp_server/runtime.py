@@ -147,6 +147,7 @@ async def open_runtime(
         )
         services = Services(
             agents=shared.agents,
+            agent_stats=shared.agent_stats,
             batches=shared.batches,
             changes=ChangeService(operations, control),
             chats=shared.chats,

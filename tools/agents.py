@@ -10,6 +10,7 @@ from pydantic import Field
 from mcp_server.agents.definitions import AgentLimits, Busy, Memory, UnsurePolicy
 from mcp_server.plugins import Call, Preview, tool
 from mcp_server.services.agent_items import AgentDeleted, AgentItem, AgentPage, AgentVersions
+from mcp_server.services.agent_stats import AgentStats
 from mcp_server.services.runs import RunResult
 
 MARGIN_SECONDS = 0.5
@@ -131,6 +132,19 @@ async def agent_resume(call: Call, name: str) -> AgentItem:
 async def agent_list(call: Call) -> AgentPage:
     """List the agents with their definitions."""
     return await call.services.agents.list(call.principal)
+
+
+@tool(verb="read", read_only=True, destructive=False)
+async def agent_stats(
+    call: Call,
+    agent: Annotated[str | None, Field(description="this one only, with its versions")] = None,
+    hours: Annotated[float, Field(description="of the runs made in the last hours")] = 24,
+    limit: int | None = None,
+) -> AgentStats:
+    """Get figures of agents: how runs ended, how long they took (p50, p95, p99), tokens, cost, errors."""
+    return await call.services.agent_stats.stats(
+        call.principal, agent=agent, hours=hours, limit=limit
+    )
 
 
 @tool(verb="run", starts_run=True)

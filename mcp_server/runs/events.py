@@ -10,6 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mcp_server.runs.cleaning import clean_event
 from mcp_server.runs.record import Event, Status
+from mcp_server.runs.tally import ADDED, tally
+from mcp_server.runs.tally import TYPED as COUNTED
 from mcp_server.storage.sql.run_tables import runs
 from mcp_server.storage.sql.schema import JsonText, encode_json
 
@@ -24,17 +26,17 @@ TYPED = (
 )
 # The update is the fence: it waits for whoever is taking the run away, and then sees that it is gone.
 _APPEND = text(
-    """
+    f"""
     with owner as (
-        update runs set last_seq = :last, progress = coalesce(:progress, progress)
+        update runs set last_seq = :last, progress = coalesce(:progress, progress), {ADDED}
         where id = :run and lease = :epoch and last_seq = :first - 1 returning id
     ), frame as (
         insert into run_events (run, first_seq, last_seq, events)
         select id, :first, :last, :events from owner
     )
     select count(*) from owner
-    """
-).bindparams(*TYPED, bindparam("progress", type_=JsonText()))
+    """  # noqa: S608  names of our own
+).bindparams(*TYPED, *COUNTED, bindparam("progress", type_=JsonText()))
 # What was sent again after its answer got lost is there already; a new statement sees it.
 _IS_THERE = text(
     """
@@ -81,6 +83,7 @@ def frame(run: str, epoch: int, first: int, events: Sequence[Event]) -> dict[str
         "last": first + len(kept) - 1,
         "events": encode_json(kept),
         "progress": progress[-1] if progress else None,
+        **tally(kept),
     }
 
 

@@ -22,6 +22,7 @@ _LISTED = tuple(column for column in runs.c if column.name not in _BIG)
 # What of a new run has a type that its value does not tell.
 _GIVEN = (
     "grant_scopes",
+    "agent_version",
     "definition",
     "input",
     "not_before",
@@ -42,11 +43,11 @@ INSERTION = (
     text(
         f"""
         with created as (
-            insert into runs (id, tenant, subject, key_id, grant_scopes, kind, agent, definition,
-                input, status, priority, not_before, dedupe_key, origin, conversation, turn,
+            insert into runs (id, tenant, subject, key_id, grant_scopes, kind, agent, agent_version,
+                definition, input, status, priority, not_before, dedupe_key, origin, conversation, turn,
                 max_retries, timeout_seconds, expires_at, ttl_seconds, last_seq)
-            values (:id, :tenant, :subject, :key_id, :grant_scopes, :kind, :agent, :definition,
-                :input, 'queued', :priority, coalesce(:not_before, clock_timestamp()),
+            values (:id, :tenant, :subject, :key_id, :grant_scopes, :kind, :agent, :agent_version,
+                :definition, :input, 'queued', :priority, coalesce(:not_before, clock_timestamp()),
                 :dedupe_key, :origin, :conversation,
                 case when :conversation is not null then (
                     select coalesce(max(turn), 0) + 1 from runs
@@ -80,6 +81,7 @@ def insertion(run: Run) -> dict[str, Any]:
         "grant_scopes": sorted(run.grant),
         "kind": run.kind,
         "agent": run.agent,
+        "agent_version": run.definition.get("version") if run.agent is not None else None,
         "definition": clean(run.definition),
         "input": clean_input(run.input),
         "priority": run.priority,

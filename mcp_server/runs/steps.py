@@ -12,6 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from mcp_server.runs.cleaning import clean
 from mcp_server.runs.events import TYPED, frame
 from mcp_server.runs.record import Event
+from mcp_server.runs.tally import ADDED
+from mcp_server.runs.tally import TYPED as COUNTED
 from mcp_server.storage.sql.run_tables import run_steps
 from mcp_server.storage.sql.schema import JsonText
 
@@ -31,10 +33,10 @@ _BEGIN = text(
 # A step that is finished keeps its result, and what was sent again after its answer got lost adds
 # no event twice.
 _FINISH = text(
-    """
+    f"""
     with owner as (
         update runs set last_seq = case when :last < :first then last_seq else :last end,
-            strikes = 0, progress = coalesce(:progress, progress)
+            strikes = 0, progress = coalesce(:progress, progress), {ADDED}
         where id = :run and lease = :epoch and (:last < :first or last_seq = :first - 1)
         returning id
     ), frame as (
@@ -48,8 +50,11 @@ _FINISH = text(
             where not run_steps.finished
     )
     select count(*) from owner
-    """
-).bindparams(*TYPED, bindparam("progress", type_=JsonText()), bindparam("result", type_=JsonText()))
+    """  # noqa: S608  names of our own
+).bindparams(
+    *(*TYPED, *COUNTED, bindparam("progress", type_=JsonText())),
+    bindparam("result", type_=JsonText()),
+)
 _IS_DONE = text(
     """
     select exists (

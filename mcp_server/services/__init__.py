@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mcp_server.auth.keys import KeyService
+    from mcp_server.services.agent_stats import AgentStatsService
     from mcp_server.services.agents import AgentService
     from mcp_server.services.batches import BatchService
     from mcp_server.services.changes import ChangeService
@@ -41,6 +42,7 @@ class ControlServices:
     """The domains that live in the control database alone, or outside: all that the OpenAI face needs."""
 
     agents: AgentService
+    agent_stats: AgentStatsService
     batches: BatchService
     chats: ChatService
     conversations: ConversationService

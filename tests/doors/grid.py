@@ -90,6 +90,7 @@ NEEDS: dict[str, tuple[Need, ...]] = {
     "trigger_resume": (("write", "trigger://door"),),
     "trigger_delete": (("write", "trigger://door-absent"),),
     "agent_list": (("read", Listing("agent://")),),
+    "agent_stats": (("read", Listing("run://")),),
     "agent_run": (("run", "agent://door-agent-run"),),
     "run_get": (("read", "run://$run"),),
     "run_list": (("read", Listing("run://")),),

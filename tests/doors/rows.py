@@ -18,6 +18,8 @@ VOLATILE = frozenset(
         "started_at",
         "ended_at",
         "next_after",
+        "since",
+        "until",
         "change",
         "unit",
         "at",
@@ -250,6 +252,10 @@ TOOLS: dict[str, Row] = {
     ),
     "trigger_delete": Row({"name": "door-absent"}, {"deleted": False}, ({"name": "a/b"}, "^invalid_input: name")),
     "agent_list": Row({}, {}, ({"limit": 1}, "^invalid_input: limit: agent_list has no such argument"), (("agent_save", AGENT),)),
+    "agent_stats": Row(
+        {"agent": "door-never"}, {"items": [], "versions": [], "items_left_out": 0},
+        ({"hours": 0}, "^invalid_input: hours: 0.0 is not within 0-8784"),
+    ),
     "agent_run": Row(
         {"agent": "door-agent-run", "input": '{"tool": "kv_get", "arguments": {"key": "door"}}'},
         {"status": "completed", "error": None}, ({"agent": "absent"}, "^not_found: "),

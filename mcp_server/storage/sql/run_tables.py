@@ -28,12 +28,20 @@ runs = Table(
     # What executes it: `agent`, or `tool/NAME`. A worker claims only the kinds that it knows.
     Column("kind", Text, nullable=False),
     Column("agent", Text),
+    Column("agent_version", BigInteger),
     Column("definition", JsonText),
     Column("input", JsonText),
     Column("status", Text, nullable=False),
     Column("output", JsonText),
     Column("error", JsonText),
     Column("usage", JsonText),
+    # What it used up so far, and after its end in all, as its events tell.
+    Column("turns", Integer, nullable=False),
+    Column("tool_calls", Integer, nullable=False),
+    Column("tool_errors", Integer, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("cost", Double, nullable=False),
     Column("cancel_requested", Boolean, nullable=False),
     # The epoch of the lease that holds it; set while it is running, and only then.
     Column("lease", BigInteger),
