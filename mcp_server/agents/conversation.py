@@ -16,6 +16,7 @@ from mcp_server.agents.events import (
     TextDelta,
     ToolOutcome,
 )
+from mcp_server.agents.tool_errors import Failures, failure_text
 from mcp_server.errors import Unavailable
 from mcp_server.llm import ChatRequest, Chunk, Model
 
@@ -45,7 +46,8 @@ class Conversation:
         self._held: list[tuple[str, str]] = []
         self._said: dict[str, list[str]] = {}
         self._said_in: dict[str, int] = {}
-        self._written = self._calls_run = self._ran_before = self._invalid_turns = 0
+        self._turn = self._written = self._calls_run = self._ran_before = self._invalid_turns = 0
+        self._failures = Failures()
         self._usage: dict[str, Any] = {}
         self._transcript: list[dict[str, Any]] = []
         self.answer = Answer()
@@ -83,6 +85,7 @@ class Conversation:
 
     def add_turn(self) -> None:
         """Add `answer` to the conversation, once it is what each attempt goes on with."""
+        self._turn += 1
         self._ran_before = self._calls_run
         self._written += self.answer.size
         self._usage = _add_usage(self._usage, self.answer.usage)
@@ -105,11 +108,10 @@ class Conversation:
             self.stopped = "turns"
         return self.stopped is not None
 
+    @property
     def admits_call(self) -> bool:
-        """Tell whether another call may be made; if not, the loop is stopped."""
-        if self.stopped is None and self._calls_run == self._limits.tool_calls:
-            self.stopped = "tool_calls"
-        return self.stopped is None
+        """Whether another call may be made."""
+        return self._calls_run < self._limits.tool_calls
 
     def problem_of(self, call: ToolCall) -> ToolOutcome | None:
         """Say why a call cannot be made, None if it can."""
@@ -131,16 +133,25 @@ class Conversation:
             text = f"{text[:most]}\n[cut: {most} of {len(text)} characters]"
         return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
 
-    def add_result(self, call: ToolCall, text: str, *, ran: bool) -> None:
-        """Add the result of a call; `ran` tells whether a tool was really called."""
-        self._calls_run += ran
-        self._transcript.append({"role": "tool", "tool_call_id": call.id, "content": text})
+    def count_call(self, *, runs: bool) -> None:
+        """Count a call; `runs` tells whether a tool is really called."""
+        self._calls_run += runs
+
+    def add_result(self, call: ToolCall, text: str, *, is_error: bool) -> None:
+        """Add the result of a call, with advice if it is an error."""
+        self._failures.note(self._turn, call.name, call.arguments, is_error=is_error)
+        content = failure_text(text) if is_error else text
+        self._transcript.append({"role": "tool", "tool_call_id": call.id, "content": content})
 
     def close_calls(self) -> None:
-        """Notice a model that for several turns called nothing that could be called."""
+        """Notice a model that for several turns called nothing that could be called, or failed alike."""
         self._invalid_turns = 0 if self._calls_run > self._ran_before else self._invalid_turns + 1
-        if self._invalid_turns == self._limits.invalid_turns and not self.client_calls:
+        if self.client_calls:
+            return
+        if self._invalid_turns == self._limits.invalid_turns:
             self.stopped = self.stopped or "invalid_calls"
+        if self._failures.most >= self._limits.same_failures:
+            self.stopped = self.stopped or "repeated_calls"
 
     def finished(self) -> Finished:
         calls = [] if self.stopped else [call.wire() for call in self.client_calls]

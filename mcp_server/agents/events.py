@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
-Stopped: TypeAlias = Literal["turns", "seconds", "tool_calls", "output", "invalid_calls"]
+Stopped: TypeAlias = Literal[
+    "turns", "seconds", "tool_calls", "output", "invalid_calls", "repeated_calls"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,10 @@ class LoopLimits:
     """How much of one tool's result the model sees; the rest is cut, and it is told so."""
     invalid_turns: int = 3
     """How many turns in a row may hold nothing but unknown names and malformed arguments."""
+    same_failures: int = 4
+    """In how many turns the very same call may fail before it is given up."""
+    at_once: int = 8
+    """How many calls of one turn run at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,23 +84,28 @@ class CallDelta:
 
 @dataclass(frozen=True, slots=True)
 class ToolStarted:
-    """A call to a tool of the server; `arguments` is the JSON text that the model wrote."""
+    """A call to a tool of the server; `arguments` is the JSON text that the model wrote.
+
+    `number` counts the calls of the loop, all turns together, from 1.
+    """
 
     call_id: str
     name: str
     arguments: str
     turn: int
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ToolFinished:
-    """The end of that call; `text` is what the model sees of the result."""
+    """The end of that call; `text` is what the model sees of the result, without advice on an error."""
 
     call_id: str
     name: str
     text: str
     is_error: bool
     turn: int
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)

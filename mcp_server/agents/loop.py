@@ -82,7 +82,8 @@ async def run_loop(
             is unknown and the rules say that it must not be made again.
     """
     talk = Conversation(request, await toolbox.specs(), limits, client_tools, by_item=by_item)
-    caller = Caller(toolbox, talk, steps, rules, told)
+    at_once = 1 if request.get("parallel_tool_calls") is False else limits.at_once
+    caller = Caller(toolbox, talk, steps, rules, told, at_once)
     for turn in range(1, limits.turns + 1):
         async with aclosing(_take_turn(talk, model, turn, steps, told)) as events:
             async for event in events:

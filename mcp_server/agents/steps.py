@@ -84,8 +84,9 @@ class Told:
 
     open_turns: frozenset[int] = frozenset()
     """Turns of which something was told since the last `turn_incomplete`."""
-    calls_started: int = 0
-    calls_finished: int = 0
+    calls_started: frozenset[int] = frozenset()
+    """Numbers of calls, all turns together."""
+    calls_finished: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +106,14 @@ NO_RULES = CallRules()
 def told_in(events: Iterable[Mapping[str, Any]]) -> Told:
     """Read the stored events of a run."""
     open_turns: set[int] = set()
-    counts = {"tool_started": 0, "tool_finished": 0}
+    calls: dict[str, set[int]] = {"tool_started": set(), "tool_finished": set()}
     for event in events:
         kind = event["type"]
         if kind in {"text", "turn_finished"}:
             open_turns.add(event["turn"])
         elif kind == "turn_incomplete":
             open_turns.discard(event["turn"])
-        elif kind in counts:
-            counts[kind] += 1
-    return Told(frozenset(open_turns), counts["tool_started"], counts["tool_finished"])
+        elif kind in calls:
+            calls[kind].add(event.get("number", len(calls[kind]) + 1))
+    told = (frozenset(numbers) for numbers in calls.values())
+    return Told(frozenset(open_turns), *told)

@@ -105,12 +105,12 @@ def _stored(event: LoopEvent) -> dict[str, Any]:
         case CallDelta(call_id=call, name=name, arguments=arguments, turn=turn):
             piece = {"call": call, "name": name, "arguments": arguments}
             return {"type": "call", "turn": turn, **piece}
-        case ToolStarted(call_id=call, name=name, arguments=arguments, turn=turn):
-            started = {"call": call, "name": name, "arguments": arguments}
+        case ToolStarted(call_id=call, name=name, arguments=arguments, turn=turn, number=number):
+            started = {"number": number, "call": call, "name": name, "arguments": arguments}
             return {"type": "tool_started", "turn": turn, **started}
-        case ToolFinished(call_id=call, name=name, text=text, is_error=is_error, turn=turn):
-            finished = {"call": call, "name": name, "text": text, "is_error": is_error}
-            return {"type": "tool_finished", "turn": turn, **finished}
+        case ToolFinished(call_id=call, name=name, text=text, turn=turn, number=number):
+            finished = {"number": number, "call": call, "name": name, "text": text}
+            return {"type": "tool_finished", "turn": turn, **finished, "is_error": event.is_error}
         case TurnFinished(turn=turn, finish_reason=reason, usage=usage):
             return {"type": "turn_finished", "turn": turn, "finish_reason": reason, "usage": usage}
         case TurnIncomplete(turn=turn):

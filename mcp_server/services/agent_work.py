@@ -33,6 +33,7 @@ _STOPPED = {
     "tool_calls": "its limit of {tool_calls} tool calls was used up",
     "output": "the model wrote more text than a run may hold",
     "invalid_calls": "the model kept calling tools that do not exist or with malformed arguments",
+    "repeated_calls": "the model made the same call again and again, and it failed each time",
 }
 
 

@@ -284,7 +284,7 @@ class Answering:
             *(self._asked.tools, self._sources),
             self._told.found,
             most,
-            made=rounds.told_in(self.response["output"]).calls_finished,
+            made=len(rounds.told_in(self.response["output"]).calls_finished),
         )
 
     async def _store(self, steps: Steps | None) -> None:

@@ -23,6 +23,11 @@ _ERROR = {
     },
 }
 _SUCCESS = "2"
+# OpenAPI has no form for it.
+_SOCKET = (
+    "`/v1/responses` is a WebSocket as well (GET, with the same key): each message is an event "
+    "`response.create` with the fields of the request, and is answered by the events of its stream."
+)
 
 
 def openapi_document() -> dict[str, Any]:
@@ -42,7 +47,7 @@ def openapi_document() -> dict[str, Any]:
             "title": "Isthmus: the OpenAI face",
             "version": __version__,
             "description": "Schemas: OpenAI's OpenAPI document "
-            f"{openai_document()['info']['version']} (MIT). See also docs/openai.md.",
+            f"{openai_document()['info']['version']} (MIT). See also docs/openai.md. {_SOCKET}",
         },
         "servers": [{"url": "/"}],
         "security": [{"key": []}],

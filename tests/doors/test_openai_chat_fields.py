@@ -119,6 +119,17 @@ async def test_a_custom_tool_is_called_with_a_text(client: AsyncOpenAI, choice: 
     assert answer.choices[0].finish_reason == "tool_calls"
 
 
+async def test_a_custom_call_is_streamed_under_one_index(client: AsyncOpenAI) -> None:
+    chunks = [chunk async for chunk in await ask(client, tools=[RUN], stream=True)]
+    choices = [choice for chunk in chunks for choice in chunk.choices]
+    calls = [call for choice in choices for call in choice.delta.tool_calls or ()]
+    assert {call.index for call in calls} == {0}
+    told = [call.to_dict() for call in calls]
+    assert [call["type"] for call in told if "type" in call] == ["custom"]
+    assert "".join(call["custom"].get("input", "") for call in told) == "one two three"
+    assert [choice.finish_reason for choice in choices if choice.finish_reason] == ["tool_calls"]
+
+
 async def test_allowed_tools_narrow_what_may_be_called(client: AsyncOpenAI) -> None:
     tools = [{"type": "function", "function": {**OLD, "name": name}} for name in ("a", "b")]
     chosen = {"type": "function", "function": {"name": "b"}}

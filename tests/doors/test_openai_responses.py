@@ -196,6 +196,19 @@ async def test_a_custom_tool_gets_its_input_as_text(world: World) -> None:
     assert second.output_text == "done"
 
 
+async def test_a_custom_tool_is_streamed_with_its_input_as_text(world: World) -> None:
+    tool: Any = {"type": "custom", "name": "patch", "description": "Change a file."}
+    stream = await ask(world.client, "- a\n+ b", tools=[tool], stream=True)
+    events = [event async for event in stream]
+    said = [each for each in events if each.type.startswith("response.custom_tool_call_input.")]
+    assert "".join(each.delta for each in said if each.type.endswith("delta")) == "- a\n+ b"
+    assert (said[-1].type, said[-1].input) == ("response.custom_tool_call_input.done", "- a\n+ b")
+    (call,) = events[-1].response.output
+    assert (call.type, call.name, call.input) == ("custom_tool_call", "patch", "- a\n+ b")
+    (added,) = [each for each in events if each.type == "response.output_item.added"]
+    assert (added.item.type, added.item.input) == ("custom_tool_call", "")
+
+
 async def test_an_item_is_referred_to_by_its_id(world: World) -> None:
     first = await ask(world.client)
     given = [{"type": "item_reference", "id": first.output[0].id}, {"role": "user", "content": "x"}]

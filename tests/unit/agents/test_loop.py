@@ -20,7 +20,16 @@ from mcp_server.agents.loop import (
     TurnFinished,
     run_loop,
 )
-from mcp_server.errors import LimitExceeded, NotFound, Unauthenticated, Unavailable
+from mcp_server.errors import (
+    Conflict,
+    Forbidden,
+    InvalidInput,
+    LimitExceeded,
+    NotFound,
+    Timeout,
+    Unauthenticated,
+    Unavailable,
+)
 
 ASK = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "temperature": 0.5}
 SEARCH = {"type": "function", "function": {"name": "search", "parameters": {"type": "object"}}}
@@ -68,7 +77,7 @@ async def test_tools_run_in_order_and_their_results_reach_the_next_turn(script: 
     assert done.usage["total_tokens"] == 4
     assert done.usage["prompt_tokens_details"] == {"cached_tokens": 2}
     started = next(event for event in events if isinstance(event, ToolStarted))
-    assert started == ToolStarted("call_echo_0", "echo", '{"n": 1}', 1)
+    assert started == ToolStarted("call_echo_0", "echo", '{"n": 1}', 1, number=1)
 
 
 async def test_a_json_answer_holds_only_the_last_turns_text(script: Any) -> None:
@@ -123,15 +132,143 @@ async def test_a_wrong_call_is_told_to_the_model_which_may_mend_it(
     assert end(events).stopped is None
 
 
-@pytest.mark.parametrize("error", [NotFound("key 'a'"), LimitExceeded("the rate")])
-async def test_a_tools_error_is_text_for_the_model(script: Any, error: Exception) -> None:
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (NotFound("key 'a'"), "not_found: key 'a'\nIt failed for good"),
+        (LimitExceeded("the rate"), "limit_exceeded: the rate\nTry again: "),
+        (Unavailable("down"), "unavailable: down\nTry again: "),
+        (Timeout("late"), "timeout: late\nTry again: "),
+        (Conflict("version is 3"), "conflict: version is 3\nTry again with what is there now"),
+        (InvalidInput("n: 5"), "invalid_input: n: 5\nIt failed for good as it is: mend"),
+        (Forbidden("no"), "forbidden: no\nIt failed for good: do not repeat"),
+        ("Boom", "failed: Boom\nIt failed for good: do not repeat"),
+    ],
+)
+async def test_a_tools_error_tells_the_model_whether_to_try_again(
+    script: Any, error: Exception | str, told: str
+) -> None:
     async def fails(_: dict[str, Any]) -> ToolOutcome:
+        if isinstance(error, str):
+            return ToolOutcome(error, is_error=True)
         raise error
 
     model = script.model(script.calls(("bad", {})), script.says("sorry"))
     events = await collect(model, script.tools(bad=fails))
-    assert model.requests[1]["messages"][-1]["content"] == str(error)
+    assert model.requests[1]["messages"][-1]["content"].startswith(told)
     assert end(events).message["content"] == "sorry"
+    finished = next(event for event in events if isinstance(event, ToolFinished))
+    assert finished.text == str(error)
+
+
+async def test_a_model_that_repeats_one_failing_call_is_stopped_with_the_reason(
+    script: Any,
+) -> None:
+    async def fails(_: dict[str, Any]) -> ToolOutcome:
+        return ToolOutcome("not_found: key 'a'", is_error=True)
+
+    tools = script.tools(bad=fails, echo=script.echo)
+    turn = script.calls(("bad", {"k": 1}), ("bad", {"k": 1}), ("echo", {}), text="Hm.")
+    done = end(await collect(script.model(turn), tools))
+    assert (done.stopped, len(tools.calls)) == ("repeated_calls", 12)
+    assert done.message["content"].startswith("Hm.")
+
+
+async def test_a_failing_call_that_works_in_the_end_or_changes_is_not_given_up(
+    script: Any,
+) -> None:
+    left = iter(range(3))
+
+    async def fails(arguments: dict[str, Any]) -> ToolOutcome:
+        if arguments and next(left, None) is None:
+            return ToolOutcome("ok")
+        return ToolOutcome("unavailable: busy", is_error=True)
+
+    turns = [script.calls(("bad", {"k": 1}))] * 5
+    done = end(await collect(script.model(*turns, script.says("ok")), script.tools(bad=fails)))
+    assert (done.stopped, done.message["content"]) == (None, "ok")
+
+
+async def test_the_calls_of_one_turn_run_at_once_and_their_results_keep_their_order(
+    script: Any,
+) -> None:
+    met = asyncio.Barrier(3)
+
+    async def meets(arguments: dict[str, Any]) -> ToolOutcome:
+        await met.wait()
+        for _ in range(3 - arguments["n"]):  # the last one ends first
+            await asyncio.sleep(0)
+        return ToolOutcome(str(arguments["n"]))
+
+    turn = script.calls(*(("meet", {"n": n}) for n in range(3)))
+    model = script.model(turn, script.says("ok"))
+    with anyio.fail_after(5):
+        events = await collect(model, script.tools(meet=meets))
+    told = [event.text for event in events if isinstance(event, ToolFinished)]
+    read = [message["content"] for message in model.requests[1]["messages"][2:]]
+    assert told == read == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "limits", "most"),
+    [
+        (ASK | {"parallel_tool_calls": False}, LoopLimits(), 1),
+        (ASK, LoopLimits(at_once=1), 1),
+        (ASK, LoopLimits(at_once=3), 3),
+        (ASK, LoopLimits(tool_calls=2), 2),
+    ],
+)
+async def test_no_more_calls_run_at_once_than_may(
+    script: Any, request_: Any, limits: LoopLimits, most: int
+) -> None:
+    running: set[int] = set()
+    seen: list[int] = []
+
+    async def count(arguments: dict[str, Any]) -> ToolOutcome:
+        running.add(arguments["n"])
+        seen.append(len(running))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        running.discard(arguments["n"])
+        return ToolOutcome("ok")
+
+    model = script.model(script.calls(*(("count", {"n": n}) for n in range(7))), script.says("ok"))
+    tools = script.tools(count=count)
+    done = end(await collect(model, tools, request_, limits=limits))
+    assert (max(seen), len(tools.calls)) == (most, min(7, limits.tool_calls))
+    assert done.stopped == ("tool_calls" if limits.tool_calls == 2 else None)
+
+
+async def test_an_ended_loop_ends_all_its_calls(script: Any) -> None:
+    ended: list[int] = []
+    both = asyncio.Barrier(3)
+
+    async def hangs(arguments: dict[str, Any]) -> ToolOutcome:
+        try:
+            await both.wait()
+            await anyio.sleep_forever()
+        finally:
+            ended.append(arguments["n"])
+        raise AssertionError
+
+    async def revoked(_: dict[str, Any]) -> ToolOutcome:
+        await both.wait()
+        raise Unauthenticated("the key was revoked")
+
+    turn = script.calls(("hang", {"n": 1}), ("hang", {"n": 2}), ("bad", {}))
+    with pytest.raises(Unauthenticated):
+        await collect(script.model(turn), script.tools(hang=hangs, bad=revoked))
+    assert sorted(ended) == [1, 2]
+
+    both = asyncio.Barrier(3)
+    turn = script.calls(("hang", {"n": 1}), ("hang", {"n": 2}))
+    task = asyncio.create_task(collect(script.model(turn), script.tools(hang=hangs)))
+    with anyio.fail_after(5):
+        await both.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert sorted(ended) == [1, 1, 2, 2]
 
 
 async def test_lost_rights_and_a_failing_model_end_the_loop_with_their_error(script: Any) -> None:

@@ -179,10 +179,39 @@ async def test_a_finished_step_is_neither_asked_nor_called_nor_told_again(script
     model = script.model(script.calls(("echo", {"n": 1})), script.says("done"))
     tools = script.tools(echo=script.echo)
     first = await attempt(run, model, tools, 10**9)
-    asked, called = len(model.requests), len(tools.calls)
-    run.log, run.pending = [], []
+    done = len(model.requests), len(tools.calls), [*run.log]
     assert await attempt(run, model, tools, 10**9) == first
-    assert (len(model.requests), len(tools.calls), run.log, run.pending) == (asked, called, [], [])
+    assert (len(model.requests), len(tools.calls), run.log + run.pending) == done
+
+
+async def test_of_calls_that_run_at_once_the_finished_ones_are_not_made_again(
+    script: Script,
+) -> None:
+    """The last of three ends first and is stored while the others run, and a crash ends these."""
+    run = StoredRun()
+
+    async def work(arguments: dict[str, Any]) -> ToolOutcome:
+        if len(tools.calls) <= 3 and arguments["n"] < 2:
+            while "call/3" not in run.results:
+                await asyncio.sleep(0)
+            raise Interrupted
+        return ToolOutcome(f"did {arguments['n']}")
+
+    tools = script.tools(work=work)
+    model = script.model(script.calls(*(("work", {"n": n}) for n in range(3))), script.says("ok"))
+    with pytest.raises(Interrupted):
+        await attempt(run, model, tools, 10**9, flush=1)
+    end = await attempt(run, model, tools, 10**9)
+    assert [key for *_, key in tools.calls] == [
+        *("run_1/call/1", "run_1/call/2", "run_1/call/3"),
+        *("run_1/call/1", "run_1/call/2"),
+    ]
+    assert [message["content"] for message in end.transcript[1:4]] == ["did 0", "did 1", "did 2"]
+    told = [(e["type"], e["number"]) for e in run.log if e["type"].startswith("tool_")]
+    assert told == [
+        *(("tool_started", n) for n in (1, 2, 3)),
+        *(("tool_finished", n) for n in (1, 2, 3)),
+    ]
 
 
 async def test_an_answer_is_stored_before_any_of_its_calls(script: Script) -> None:
@@ -284,7 +313,7 @@ async def test_what_stays_in_doubt_is_told_to_the_model_in_the_end(script: Scrip
     model = script.model(script.calls(("away", {})), script.says("sorry"))
     end = await attempt(run, model, tools, 10**9)
     assert len(tools.calls) == 4
-    assert end.transcript[1]["content"] == "unavailable: an engine does not answer"
+    assert end.transcript[1]["content"].startswith("unavailable: an engine does not answer\nTry")
 
 
 @pytest.mark.usefixtures("quick")
@@ -394,19 +423,20 @@ async def test_a_call_waits_for_approval_where_the_agent_says_so(
     run = StoredRun()
     rules = CallRules(approve=frozenset({"echo"}))
     tools = script.tools(echo=script.echo, free=script.echo)
-    model = script.model(script.calls(("free", {}), ("echo", {"n": 1})), script.says("ok"))
+    turn = script.calls(("echo", {"n": 1}), ("free", {}))
+    model = script.model(turn, script.says("ok"))
     with pytest.raises(Waiting):
         await attempt(run, model, tools, 10**9, rules=rules)
-    assert [call[0] for call in tools.calls] == ["free"]
-    asked = run.asked["approve/2"]
+    assert [call[0] for call in tools.calls] == ["free"]  # it stands behind, and need not wait
+    asked = run.asked["approve/1"]
     assert asked["kind"] == "approval"
     assert asked["message"] == 'May the agent call echo with {"n": 1}?'
     assert asked["schema"]["required"] == ["approved"]
     run.log += run.pending
 
-    run.answers["approve/2"] = answer
+    run.answers["approve/1"] = answer
     end = await attempt(run, model, tools, 10**9, rules=rules)
-    assert end.transcript[2]["content"] == told
+    assert end.transcript[1]["content"].splitlines()[0] == told
     assert len(tools.calls) == (2 if told.startswith("{") else 1)
     assert Counter(event["type"] for event in run.log)["tool_started"] == 2
 
