@@ -58,11 +58,9 @@ class Metrics:
             "isthmus_http_requests", "HTTP requests.", ("door", "status"), registry=registry
         )
         self._asked, self._tokens = _model_counters(registry)
+        self._turns, self._calls = _agent_counters(registry)
         self._ended = Counter(
-            "isthmus_runs_ended",
-            "Runs ended by this process.",
-            ("kind", "status"),
-            registry=registry,
+            "isthmus_runs_ended", "Runs ended here.", ("kind", "status"), registry=registry
         )
         self._waited = Histogram(
             "isthmus_run_queue_seconds",
@@ -100,6 +98,9 @@ class Metrics:
             if run.started_at is not None and run.ended_at is not None:
                 lasted = (run.ended_at - run.started_at).total_seconds()
                 self._lasted.labels(run.kind).observe(max(lasted, 0.0))
+            self._turns.inc(run.turns)
+            self._calls.labels("ok").inc(run.tool_calls - run.tool_errors)
+            self._calls.labels("error").inc(run.tool_errors)
         elif run.attempt == 1 and run.started_at is not None and run.not_before is not None:
             waited = (run.started_at - run.not_before).total_seconds()
             self._waited.labels(run.kind).observe(max(waited, 0.0))
@@ -122,6 +123,17 @@ def _model_counters(registry: CollectorRegistry) -> tuple[Counter, Counter]:
         "isthmus_model_tokens", "Tokens of models.", ("model", "kind"), registry=registry
     )
     return asked, tokens
+
+
+def _agent_counters(registry: CollectorRegistry) -> tuple[Counter, Counter]:
+    turns = Counter("isthmus_agent_turns", "Turns of runs ended here.", registry=registry)
+    calls = Counter(
+        "isthmus_agent_tool_calls",
+        "Tool calls of runs ended here.",
+        ("outcome",),
+        registry=registry,
+    )
+    return turns, calls
 
 
 class RequestCounter:
@@ -257,6 +269,10 @@ def _run_gauges(found: Figures) -> Sequence[Metric]:
         "isthmus_runs_dead_letters": ("Runs given up after retries.", found.dead_letters),
         "isthmus_run_leases": ("Workers that live.", found.leases),
         "isthmus_run_slots": ("Runs that they can hold together.", found.slots),
+        "isthmus_run_lease_seconds_left": (
+            "Of the worker that was silent longest.",
+            found.lease_seconds_left,
+        ),
     }
     gauges = [GaugeMetricFamily(name, told, value) for name, (told, value) in totals.items()]
     return (queued, oldest, *gauges)

@@ -22,6 +22,7 @@ _TOTALS = text(
         (select count(*) from runs where lease is not null) as running,
         (select count(*) from runs where status = 'input_required') as waiting,
         (select count(*) from runs where dead_letter) as dead_letters,
+        coalesce(extract(epoch from min(expires_at) - clock_timestamp()), 0)::float as seconds_left,
         count(*) as leases, coalesce(sum(slots), 0) as slots
     from run_leases where expires_at > clock_timestamp()
     """
@@ -38,7 +39,10 @@ class QueueFigures:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """All workers together; dead letters are those not deleted yet."""
+    """All workers together; dead letters are those not deleted yet.
+
+    `lease_seconds_left` is how long the lease that was renewed least recently holds, 0 if there is none.
+    """
 
     queues: Mapping[str, QueueFigures]
     leases: int
@@ -46,6 +50,7 @@ class Figures:
     running: int
     waiting: int
     dead_letters: int
+    lease_seconds_left: float
 
 
 async def figures(control: AsyncEngine) -> Figures:
@@ -61,4 +66,5 @@ async def figures(control: AsyncEngine) -> Figures:
         running=totals.running,
         waiting=totals.waiting,
         dead_letters=totals.dead_letters,
+        lease_seconds_left=totals.seconds_left,
     )

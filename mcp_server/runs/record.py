@@ -64,6 +64,9 @@ class Run:
     output: Any = None
     error: dict[str, str] | None = None
     usage: dict[str, Any] | None = None
+    turns: int = 0
+    tool_calls: int = 0
+    tool_errors: int = 0
     created_at: datetime | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None

@@ -27,6 +27,7 @@ from mcp_server.storage.sql.schema import JsonText
 
 RunRow = Row[*tuple[Any, ...]]
 
+_USED = ("turns", "tool_calls", "tool_errors")
 _FRAME = ("run", "first_seq", "last_seq", "events")
 
 
@@ -115,6 +116,7 @@ def run_of(row: RunRow) -> Run:
         output=getattr(row, "output", None),
         error=row.error,
         usage=row.usage,
+        **{name: getattr(row, name) for name in _USED},
         created_at=row.created_at,
         started_at=row.started_at,
         ended_at=row.ended_at,

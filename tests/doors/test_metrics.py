@@ -134,7 +134,12 @@ async def test_runs_are_counted_and_timed_by_kind(live: Live, http: aiohttp.Clie
     assert more("isthmus_run_queue_seconds_count") == 3
     assert 0 < more("isthmus_run_duration_seconds_sum") < 30
     assert more("isthmus_run_queue_seconds_bucket", le="+Inf") == 3
+    # Each run asked the model once, and had no tool to call.
+    name = "isthmus_agent_turns_total"
+    assert value(after, name) - value(before, name) == 3
+    assert value(after, "isthmus_agent_tool_calls_total") == 0
     # The worker of this process lives, and has room.
+    assert 0 < value(after, "isthmus_run_lease_seconds_left") <= 10
     assert value(after, "isthmus_run_leases") == 1
     assert value(after, "isthmus_run_slots") == live.runtime.settings.run_concurrency
 
