@@ -269,5 +269,6 @@ def _works(
         scopes_now=keys.scopes_now,
         events_of=lambda run, after: stores.events.read(run, after, FRAMES_AT_ONCE),
         runs=runs,
+        cost_of=engines.router.cost_of,
     )
     return works

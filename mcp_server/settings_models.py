@@ -62,6 +62,10 @@ class ModelSetting(BaseModel):
     context_fallbacks: tuple[str, ...] = ()
     retries: int = Field(default=1, ge=0, le=10)
     cache_seconds: float | None = Field(default=None, gt=0, le=31_536_000)
+    # US dollars per million tokens; without both, nobody knows what an answer costs.
+    input_price: float | None = Field(default=None, ge=0, le=1_000_000)
+    output_price: float | None = Field(default=None, ge=0, le=1_000_000)
+    cached_input_price: float | None = Field(default=None, ge=0, le=1_000_000)
 
 
 _T = TypeVar("_T", bound=BaseModel)

@@ -52,6 +52,7 @@ class Answer:
     def __init__(self) -> None:
         self.finish_reason: str | None = None
         self.usage: dict[str, Any] = {}
+        self.model: str | None = None
         self.size = 0
         # What the last chunk added beside text: pieces of calls, and OpenAI's objects of its tokens.
         self.added_calls: list[tuple[ToolCall, str]] = []
@@ -63,6 +64,7 @@ class Answer:
     def add(self, chunk: Chunk) -> list[tuple[str, str]]:
         """Take one chunk in and return its new text as `(field, text)`."""
         self.usage = chunk.get("usage") or self.usage
+        self.model = chunk.get("model") or self.model
         added: list[tuple[str, str]] = []
         self.added_calls, self.added_logprobs = [], []
         for choice in chunk.get("choices") or ():
@@ -109,7 +111,8 @@ class Answer:
         message: dict[str, Any] = {"role": "assistant", "content": "", **dict(self.texts)}
         if self.calls:
             message["tool_calls"] = [call.wire() for call in self.calls]
-        return {"message": message, "finish_reason": self.finish_reason, "usage": self.usage}
+        told = {"finish_reason": self.finish_reason, "usage": self.usage, "model": self.model}
+        return {"message": message, **told}
 
     @classmethod
     def restored(cls, record: Mapping[str, Any]) -> Answer:
@@ -125,8 +128,13 @@ class Answer:
         texts = {name: message[name] for name in TEXT_FIELDS if message.get(name)}
         delta = {**texts, "tool_calls": deltas}
         choice = {"delta": delta, "finish_reason": record["finish_reason"]}
-        answer.add({"choices": [choice], "usage": record["usage"]})
+        answer.add({"choices": [choice], "usage": record["usage"], "model": record.get("model")})
         return answer
+
+    @property
+    def text(self) -> str:
+        """The whole of its `content`."""
+        return "".join(self._pieces.get("content", ()))
 
     @property
     def texts(self) -> list[tuple[str, str]]:

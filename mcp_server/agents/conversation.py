@@ -16,6 +16,7 @@ from mcp_server.agents.events import (
     TextDelta,
     ToolOutcome,
 )
+from mcp_server.agents.final import ANY_ANSWER, AnswerRules, repair
 from mcp_server.agents.tool_errors import Failures, failure_text
 from mcp_server.errors import Unavailable
 from mcp_server.llm import ChatRequest, Chunk, Model
@@ -30,6 +31,7 @@ class Conversation:
         specs: list[dict[str, Any]],
         limits: LoopLimits,
         client_tools: frozenset[str],
+        rules: AnswerRules = ANY_ANSWER,
         *,
         by_item: bool = False,
     ) -> None:
@@ -42,7 +44,10 @@ class Conversation:
         self.deadline = asyncio.get_running_loop().time() + limits.seconds
         # Text before the last turn would spoil a JSON answer, and only the end of a turn shows
         # whether it was the last.
-        self._hold = bool(own) and wants_json(request)
+        self._rules = rules
+        self._hold = (bool(own) or rules.check is not None) and wants_json(request)
+        self._problem: str | None = None
+        self._gave_back = False
         self._held: list[tuple[str, str]] = []
         self._said: dict[str, list[str]] = {}
         self._said_in: dict[str, int] = {}
@@ -63,7 +68,7 @@ class Conversation:
 
     async def ask(self, model: Model, turn: int) -> AsyncGenerator[TextDelta | CallDelta, None]:
         """Stream one turn into `answer`; `say_held` and `add_turn` then take it in."""
-        self.answer, self._held = Answer(), []
+        self.answer, self._held, self._problem = Answer(), [], None
         async with aclosing(model.stream(self._next_request(turn))) as chunks:
             while not self.stopped and (chunk := await self._next(chunks)) is not None:
                 pieces = self.answer.add(chunk)
@@ -78,6 +83,23 @@ class Conversation:
                     self.stopped = "output"
         if not self.stopped and self.answer.finish_reason is None:
             raise Unavailable("the model's answer broke off; try again")
+        cost = self._rules.cost_of(self.answer.model or "", self.answer.usage)
+        if cost is not None:
+            self.answer.usage = {**self.answer.usage, "cost": cost}
+
+    async def judge(self, turn: int) -> str | None:
+        """Hold a final answer against the rules, and return what is wrong with it."""
+        if self._rules.check is None or self.stopped or self.answer.calls:
+            return None
+        problem = await self._rules.check(self.answer.text)
+        self._give_back(problem, turn)
+        return problem
+
+    def _give_back(self, problem: str | None, turn: int) -> None:
+        self._problem = problem
+        if problem is not None and (self._gave_back or turn == self._limits.turns):
+            self.stopped = self.stopped or "output_invalid"
+        self._gave_back = self._gave_back or problem is not None
 
     def say_held(self, turn: int) -> Iterable[TextDelta]:
         """Say what was held back of the turn that was asked, if it is the last one."""
@@ -90,10 +112,14 @@ class Conversation:
         self._written += self.answer.size
         self._usage = _add_usage(self._usage, self.answer.usage)
         self._transcript.append(self.answer.message())
+        if self._problem is not None:
+            self._transcript.append(repair(self._problem))
 
-    def restore_turn(self, answer: Answer, stopped: Stopped | None, turn: int) -> None:
+    def restore_turn(self, record: Mapping[str, Any], turn: int) -> None:
         """Add the turn of an earlier attempt, whose text was told then."""
-        self.answer, self.stopped = answer, stopped
+        answer = self.answer = Answer.restored(record)
+        self._give_back(record.get("problem"), turn)
+        self.stopped = record["stopped"]
         self.add_turn()
         if not self._hold or self._is_last:
             for _ in self._say(answer.texts, turn):
@@ -101,12 +127,24 @@ class Conversation:
 
     def is_over(self, turn: int) -> bool:
         """Tell whether the loop ends with this turn without running a tool."""
-        if not self.server_calls:
+        if self._problem is None and not self.server_calls:
             return True
+        if not self.client_calls:
+            self.stopped = self.stopped or self._spent
         # Results that no turn is left to read would be effects for nothing.
         if turn == self._limits.turns and not self.client_calls:
-            self.stopped = "turns"
+            self.stopped = self.stopped or "turns"
         return self.stopped is not None
+
+    @property
+    def _spent(self) -> Stopped | None:
+        """What is used up of what the model may cost."""
+        limits, tokens = self._limits, self._usage.get("total_tokens", 0)
+        if limits.tokens is not None and tokens >= limits.tokens:
+            return "tokens"
+        if limits.cost is not None and self._usage.get("cost", 0.0) >= limits.cost:
+            return "cost"
+        return None
 
     @property
     def admits_call(self) -> bool:
@@ -156,6 +194,7 @@ class Conversation:
             self.stopped = self.stopped or "invalid_calls"
         if self._failures.most >= self._limits.same_failures:
             self.stopped = self.stopped or "repeated_calls"
+        self.stopped = self.stopped or self._spent  # agents below may have used up the rest
 
     def finished(self) -> Finished:
         calls = [] if self.stopped else [call.wire() for call in self.client_calls]
@@ -168,13 +207,14 @@ class Conversation:
         }
         if calls:
             message["tool_calls"] = calls
-        reason = "length" if self.stopped else self.answer.reason
+        cut = self.stopped not in {None, "output_invalid"}
+        reason = "length" if cut else self.answer.reason
         usage = self._usage or {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
         return Finished(message, reason, usage, calls, self.stopped, self._transcript)
 
     @property
     def _is_last(self) -> bool:
-        return self.stopped is not None or not self.server_calls
+        return self.stopped is not None or (not self.server_calls and self._problem is None)
 
     def _next_request(self, turn: int) -> ChatRequest:
         messages = [*self._request["messages"], *self._transcript]

@@ -36,7 +36,7 @@ class AgentLimits(BaseModel):
     cost: float | None = Field(default=None, gt=0, le=1_000_000)
 
     def of_loop(self) -> LoopLimits:
-        return LoopLimits(turns=self.turns, seconds=self.seconds, tool_calls=self.tool_calls)
+        return LoopLimits(**self.model_dump())
 
 
 class AgentDefinition(BaseModel):

@@ -6,7 +6,15 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
 Stopped: TypeAlias = Literal[
-    "turns", "seconds", "tool_calls", "output", "invalid_calls", "repeated_calls"
+    "turns",
+    "seconds",
+    "tool_calls",
+    "output",
+    "invalid_calls",
+    "repeated_calls",
+    "tokens",
+    "cost",
+    "output_invalid",
 ]
 
 
@@ -61,6 +69,10 @@ class LoopLimits:
     """In how many turns the very same call may fail before it is given up."""
     at_once: int = 8
     """How many calls of one turn run at the same time."""
+    tokens: int | None = None
+    """How many tokens the model may read and write, all turns together, as it reports them."""
+    cost: float | None = None
+    """In US dollars; counted where the price of the model is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +126,15 @@ class ToolFinished:
 
 @dataclass(frozen=True, slots=True)
 class TurnFinished:
-    """The model's turn is over; `usage` is this turn's own, empty if the model reports none."""
+    """The model's turn is over; `usage` is this turn's own, empty if the model reports none.
+
+    `model` is the one that answered, None if it does not say.
+    """
 
     turn: int
     finish_reason: str
     usage: dict[str, Any]
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

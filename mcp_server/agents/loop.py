@@ -22,6 +22,7 @@ from mcp_server.agents.events import (
     TurnFinished,
     TurnIncomplete,
 )
+from mcp_server.agents.final import ANY_ANSWER, AnswerRules
 from mcp_server.agents.steps import NO_RULES, NOTHING_TOLD, CallRules, Steps, Told
 from mcp_server.llm import ChatRequest, Model
 
@@ -54,6 +55,7 @@ async def run_loop(
     steps: Steps | None = None,
     rules: CallRules = NO_RULES,
     told: Told = NOTHING_TOLD,
+    answers: AnswerRules = ANY_ANSWER,
     by_item: bool = False,
 ) -> AsyncGenerator[LoopEvent, None]:
     """Answer a chat request with the toolbox's tools, as a stream of events that ends with Finished.
@@ -72,6 +74,8 @@ async def run_loop(
     TurnIncomplete. Without `steps`, `rules` and `told` mean nothing. `limits.seconds` counts for
     this attempt alone.
 
+    A final answer that does not pass the check of `answers` is asked for once more.
+
     `by_item` is for answers that are made of items: each turn's text is told by itself, without the
     blank line, and the pieces of calls are told as the model writes them.
 
@@ -81,7 +85,8 @@ async def run_loop(
         AppError: the model failed, the caller's rights are gone, or what came of an interrupted call
             is unknown and the rules say that it must not be made again.
     """
-    talk = Conversation(request, await toolbox.specs(), limits, client_tools, by_item=by_item)
+    specs = await toolbox.specs()
+    talk = Conversation(request, specs, limits, client_tools, answers, by_item=by_item)
     at_once = 1 if request.get("parallel_tool_calls") is False else limits.at_once
     caller = Caller(toolbox, talk, steps, rules, told, at_once)
     for turn in range(1, limits.turns + 1):
@@ -104,19 +109,21 @@ async def _take_turn(
     """Ask the model, or take the answer that an earlier attempt stored."""
     step = f"turn/{turn}"
     if steps is not None and steps.finished(step):
-        record = steps.result(step)
-        talk.restore_turn(Answer.restored(record), record["stopped"], turn)
+        talk.restore_turn(steps.result(step), turn)
         return
     if turn in told.open_turns:
         yield TurnIncomplete(turn)
     async with aclosing(talk.ask(model, turn)) as deltas:
         async for delta in deltas:
             yield delta
+    problem = await talk.judge(turn)
     for delta in talk.say_held(turn):
         yield delta
-    if not talk.stopped:
-        yield TurnFinished(turn, talk.answer.reason, talk.answer.usage)
+    answer = talk.answer
+    if talk.stopped in {None, "output_invalid"}:
+        yield TurnFinished(turn, answer.reason, answer.usage, answer.model)
     if steps is not None:
-        kept = await steps.store(step, talk.answer.record() | {"stopped": talk.stopped})
+        ended = {"stopped": talk.stopped, "problem": problem}
+        kept = await steps.store(step, answer.record() | ended)
         talk.answer = Answer.restored(kept)  # so that each attempt goes on with the same
     talk.add_turn()

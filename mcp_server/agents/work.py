@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, TypeAlias, cast
 
 from mcp_server.agents.definitions import AgentDefinition
@@ -18,14 +19,13 @@ from mcp_server.agents.events import (
     TurnFinished,
     TurnIncomplete,
 )
+from mcp_server.agents.final import ANY_ANSWER, AnswerRules
 from mcp_server.agents.loop import run_loop
+from mcp_server.agents.models import Fallbacks, ModelFor
 from mcp_server.agents.steps import NOTHING_TOLD, CallRules, Steps, Told
 from mcp_server.errors import InvalidInput
 from mcp_server.function_names import function_name
-from mcp_server.llm import Model
-
-ModelFor: TypeAlias = Callable[[str], Awaitable[tuple[Model, str]]]
-"""Resolve a model id: the model, and the id that it knows it by."""
+from mcp_server.llm.strict_schema import response_format
 
 Message: TypeAlias = dict[str, Any]
 
@@ -43,6 +43,7 @@ async def perform(
     toolbox: Toolbox,
     steps: Steps,
     told: Told = NOTHING_TOLD,
+    answers: AnswerRules = ANY_ANSWER,
 ) -> AsyncGenerator[dict[str, Any], None]:
     """Run an agent on a conversation and yield its events; the last one is of type `message`.
 
@@ -53,15 +54,21 @@ async def perform(
         AppError: the model does not exist or failed, the caller's rights are gone, or a call that
             must not be made twice was interrupted.
     """
-    model, upstream_id = await model_for(definition.model)
+    model = Fallbacks((definition.model, *definition.fallbacks), model_for)
     system = {"role": "system", "content": definition.instructions}
     messages = [system, *conversation] if definition.instructions else [*conversation]
-    request = {**options, "model": upstream_id, "messages": messages}
+    request = {**options, "model": definition.model, "messages": messages}
+    if definition.output_schema is not None:
+        request["response_format"] = response_format(definition.output_schema)
     for name in ("tools", "stream_options"):
         request.pop(name, None)
     limits = definition.limits.of_loop()
+    if not definition.parallel:
+        limits = replace(limits, at_once=1)
     rules = CallRules(frozenset(map(function_name, definition.approve)), definition.unsure)
-    loop = run_loop(model, toolbox, request, limits, steps=steps, rules=rules, told=told)
+    loop = run_loop(
+        *(model, toolbox, request, limits), steps=steps, rules=rules, told=told, answers=answers
+    )
     async with aclosing(loop) as events:
         async for event in events:
             yield _stored(event)
@@ -111,8 +118,9 @@ def _stored(event: LoopEvent) -> dict[str, Any]:
         case ToolFinished(call_id=call, name=name, text=text, turn=turn, number=number):
             finished = {"number": number, "call": call, "name": name, "text": text}
             return {"type": "tool_finished", "turn": turn, **finished, "is_error": event.is_error}
-        case TurnFinished(turn=turn, finish_reason=reason, usage=usage):
-            return {"type": "turn_finished", "turn": turn, "finish_reason": reason, "usage": usage}
+        case TurnFinished(turn=turn, finish_reason=reason, usage=usage, model=model):
+            told = {"finish_reason": reason, "usage": usage, "model": model}
+            return {"type": "turn_finished", "turn": turn, **told}
         case TurnIncomplete(turn=turn):
             return {"type": "turn_incomplete", "turn": turn}
         case Finished(message=message, finish_reason=reason, usage=usage, stopped=stopped):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mcp_server.errors import ConfigurationError, NotFound, Unavailable
 from mcp_server.llm import Model, ModelInfo, Upstream
@@ -15,6 +15,7 @@ from mcp_server.llm.guarded import Guarded
 from mcp_server.llm.kept import Answers, Kept
 from mcp_server.llm.metered import Metered, Observer
 from mcp_server.llm.plan import Target, in_turn
+from mcp_server.llm.price import Price
 from mcp_server.llm.trail import begin_trail
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Router:
             for name, setting in settings.items()
             if setting.cache_seconds is not None
         }
+        self._prices = {name: price for name in settings if (price := _price(settings[name]))}
         self._observe: Observer | None = None
         self._answers: Answers | None = None
 
@@ -97,6 +99,12 @@ class Router:
         if seconds is None or self._answers is None or trail is None:
             return metered, known_as
         return Kept(metered, known_as, seconds, self._answers, self._observe, trail), known_as
+
+    def cost_of(self, model_id: str, usage: Mapping[str, Any]) -> float | None:
+        """Give what an answer cost in US dollars; None if the model has no price."""
+        name = (self._default_model or "") if model_id == DEFAULT else model_id
+        price = self._prices.get(name)
+        return None if price is None else price.of(usage)
 
     async def resolve_embedding(self, model_id: str) -> tuple[Metered, str]:
         """Give what embeds under `model_id`; raises as `resolve` does, and NotFound when asked if it cannot."""
@@ -208,6 +216,12 @@ class Router:
         ids = [info.id for info in self._infos()]
         more = f" and {len(ids) - _NAMES_SHOWN} more" if len(ids) > _NAMES_SHOWN else ""
         return f"known are {', '.join([DEFAULT, *ids[:_NAMES_SHOWN]])}{more}."
+
+
+def _price(setting: ModelSetting) -> Price | None:
+    if setting.input_price is None or setting.output_price is None:
+        return None
+    return Price(setting.input_price, setting.output_price, setting.cached_input_price)
 
 
 def _nobody(spent: object) -> None:

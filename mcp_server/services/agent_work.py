@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
 from mcp_server.agents.definitions import AgentDefinition
+from mcp_server.agents.final import AnswerRules, CostOf, unknown_cost
+from mcp_server.agents.models import ModelFor
 from mcp_server.agents.steps import NOTHING_TOLD, Told, told_in
-from mcp_server.agents.work import ModelFor, perform
+from mcp_server.agents.work import perform
 from mcp_server.auth.principal import Principal, acting_as
 from mcp_server.errors import Unavailable
 from mcp_server.runs.context import RunContext
 from mcp_server.runs.outage import through_outage
 from mcp_server.runs.record import Event, Outcome, Run, Status
+from mcp_server.services.agent_output import OutputCheck
 from mcp_server.services.grants import Grant, GrantedToolbox, ScopesNow, ToolboxFor
+from mcp_server.services.run_answer_check import AnswerCheck
 from mcp_server.services.runs import RunService
 from mcp_server.services.sub_agents import SubAgents
 
@@ -36,6 +40,9 @@ _STOPPED = {
     "output": "the model wrote more text than a run may hold",
     "invalid_calls": "the model kept calling tools that do not exist or with malformed arguments",
     "repeated_calls": "the model made the same call again and again, and it failed each time",
+    "tokens": "its limit of {tokens} tokens was used up",
+    "cost": "its limit of {cost:g} US dollars was used up",
+    "output_invalid": "the model's answer did not fit the output schema, also when it was told why",
 }
 
 
@@ -48,6 +55,8 @@ class AgentWork:
     scopes_now: ScopesNow
     events_of: EventsOf
     runs: RunService
+    cost_of: CostOf = unknown_cost
+    check: AnswerCheck = field(default_factory=AnswerCheck)
 
     async def __call__(self, context: RunContext) -> Outcome:
         """Run the agent's loop, or go on with it where an earlier attempt was interrupted.
@@ -74,6 +83,7 @@ class AgentWork:
             toolbox=SubAgents(self.runs, tools, definition.agents, grant, context),
             steps=context,
             told=await self._told(run.id) if context.resumed else NOTHING_TOLD,
+            answers=self._rules(definition),
         )
         with acting_as(principal):  # what the model is asked counts for whoever started the run
             async with aclosing(performing) as events:
@@ -99,6 +109,11 @@ class AgentWork:
             return []
         principal = await grant.now()
         return await _patiently(lambda: self.runs.memory.recall(principal, conversation))
+
+    def _rules(self, definition: AgentDefinition) -> AnswerRules:
+        schema = definition.output_schema
+        check = OutputCheck(schema, self.check) if schema is not None else None
+        return AnswerRules(check, self.cost_of)
 
     async def _told(self, run: str) -> Told:
         stored: list[Event] = []
@@ -135,7 +150,9 @@ def _outcome(definition: AgentDefinition, last: Event) -> Outcome:
     error = None
     if last["stopped"] is not None:
         reason = _STOPPED[last["stopped"]].format(**definition.limits.model_dump())
-        error = {"code": "limit_exceeded", "message": f"the run was stopped: {reason}"}
+        invalid = last["stopped"] == "output_invalid"
+        code = "output_invalid" if invalid else "limit_exceeded"
+        error = {"code": code, "message": f"the run was stopped: {reason}"}
     return Outcome(
         status="completed" if error is None else "failed",
         output=message.get("content"),

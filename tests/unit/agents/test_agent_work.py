@@ -249,3 +249,53 @@ async def test_a_used_up_limit_fails_the_run_with_what_there_is(script: Script) 
     message = "the run was stopped: its limit of 2 turns was used up"
     assert ended.error == {"code": "limit_exceeded", "message": message}
     assert [event["type"] for event in ended.events] == ["message"]
+
+
+SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+
+
+async def test_an_agents_answer_fits_its_schema_after_one_repair(script: Script) -> None:
+    model = script.model(says("no JSON"), says('{"n": 3}'))
+    ended = await World(model, script.tools(), output_schema=SCHEMA).attempt()
+    assert isinstance(ended, Outcome)
+    assert (ended.status, ended.output) == ("completed", '{"n": 3}')
+    asked = model.requests[0]["response_format"]
+    assert asked["json_schema"]["schema"] == SCHEMA
+    assert "it is not JSON" in model.requests[1]["messages"][-1]["content"]
+
+
+async def test_an_answer_that_does_not_fit_twice_fails_the_run_and_is_kept(script: Script) -> None:
+    model = script.model(says('{"n": "x"}'))
+    ended = await World(model, script.tools(), output_schema=SCHEMA).attempt()
+    assert isinstance(ended, Outcome)
+    assert (ended.status, ended.output) == ("failed", '{"n": "x"}')
+    assert ended.error is not None
+    assert ended.error["code"] == "output_invalid"
+    assert "'x' is not of type 'integer'" in model.requests[1]["messages"][-1]["content"]
+    assert len(model.requests) == 2
+
+
+async def test_an_agent_whose_calls_are_not_parallel_makes_them_one_by_one(script: Script) -> None:
+    running: list[int] = []
+
+    async def add(arguments: dict[str, Any]) -> ToolOutcome:
+        running.append(arguments["n"])
+        await asyncio.sleep(0)
+        assert running == [arguments["n"]]
+        running.clear()
+        return ToolOutcome("ok")
+
+    model = script.model(calls(("add", {"n": 1}), ("add", {"n": 2})), says("ok"))
+    ended = await World(model, script.tools(add=add), parallel=False).attempt()
+    assert isinstance(ended, Outcome)
+    assert ended.output == "ok"
+
+
+async def test_an_agents_used_up_tokens_fail_its_run_with_what_there_is(script: Script) -> None:
+    tools, effects = adding(script)
+    model = script.model(calls(("add", {"n": 1}), text="Wait"))
+    ended = await World(model, tools, limits={"tokens": 3}).attempt()
+    assert isinstance(ended, Outcome)
+    assert (ended.status, ended.output, len(effects)) == ("failed", "Wait\n\nWait", 1)
+    message = "the run was stopped: its limit of 3 tokens was used up"
+    assert ended.error == {"code": "limit_exceeded", "message": message}
