@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -170,7 +170,7 @@ async def test_a_model_that_fails_before_it_says_anything_leaves_the_turn_to_the
 
 def _broken_after_its_head(script: Script, failure: AppError) -> Any:
     class Breaks(script.model):
-        async def stream(self, request: Any) -> Any:
+        async def stream(self, request: Any) -> AsyncGenerator[Any, None]:
             yield script.chunk({"role": "assistant", "content": ""})
             raise failure
 
@@ -186,7 +186,7 @@ async def test_a_request_that_no_model_would_take_is_not_passed_on(script: Scrip
 
 async def test_a_model_that_fails_in_the_middle_is_not_followed_by_another(script: Script) -> None:
     class Breaks(script.model):
-        async def stream(self, request: Any) -> Any:
+        async def stream(self, request: Any) -> AsyncGenerator[Any, None]:
             yield script.chunk({"content": "half"})
             raise Unavailable("cut")
 
