@@ -12,6 +12,7 @@ from mcp_server.auth.principal import Principal
 from mcp_server.errors import Conflict, InvalidInput, LimitExceeded, NotFound
 from mcp_server.operation import Operations
 from mcp_server.services import names
+from mcp_server.services.agent_bounds import check_made
 from mcp_server.services.agent_checks import (
     Models,
     Tools,
@@ -111,6 +112,7 @@ class AgentService:
                 done = await op.replay(tx)
                 if done is not None:
                     return done
+                await check_made(tx, op, definition.model_dump(mode="json"))
                 before = await self._version(tx, principal, name)
                 values = {"tenant": principal.tenant, "name": name}
                 values["definition"] = encode_json(definition.model_dump(mode="json"))

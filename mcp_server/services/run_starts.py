@@ -15,6 +15,7 @@ from mcp_server.operation import Operation, Operations
 from mcp_server.policy import Verb
 from mcp_server.runs.queue import RunQueue
 from mcp_server.runs.record import Run, new_run_id
+from mcp_server.services.agent_bounds import with_approvals
 from mcp_server.services.agents import agent_uri, load_agent, refuse_paused
 from mcp_server.services.run_access import RunAccess
 from mcp_server.services.run_results import (
@@ -73,8 +74,12 @@ class RunStarts:
         messages = read_conversation(input)
         uri = agent_uri(agent)
         async with self._operation(principal, "run", uri, key=key) as op:
-            definition = await load_agent(self._control, principal.tenant, agent)
-            refuse_paused(definition)
+            found = await load_agent(self._control, principal.tenant, agent)
+            refuse_paused(found)
+            definition: Mapping[str, Any] = found
+            if op.lease is not None:
+                async with self._control.connect() as tx:
+                    definition = await with_approvals(tx, op, definition)
             run = await self._new_run(
                 op,
                 terms,
