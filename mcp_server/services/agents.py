@@ -11,6 +11,7 @@ from mcp_server import policy
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import LimitExceeded, NotFound
 from mcp_server.operation import Operations
+from mcp_server.services.agent_bounds import check_made
 from mcp_server.services.agent_checks import Models, Tools, check_outside, read_definition
 from mcp_server.services.agent_items import (
     AgentDeleted,
@@ -109,6 +110,7 @@ class AgentService:
                 await hold_references(tx, principal.tenant, definition)
                 await check_stores(tx, principal, definition)
                 await check_agents(tx, principal, definition)
+                await check_made(tx, op, definition.model_dump(mode="json"))
                 before = await self._version(tx, principal, name)
                 values = {"tenant": principal.tenant, "name": name}
                 values["definition"] = encode_json(definition.model_dump(mode="json"))

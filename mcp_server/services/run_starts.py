@@ -17,6 +17,7 @@ from mcp_server.policy import Verb
 from mcp_server.runs.fence import parse_key
 from mcp_server.runs.queue import RunQueue
 from mcp_server.runs.record import Run, new_run_id
+from mcp_server.services.agent_bounds import with_approvals
 from mcp_server.services.agent_items import AgentItem
 from mcp_server.services.agent_memory import AgentMemory, Join
 from mcp_server.services.agent_rows import agent_uri, find_agent, load_agent, refuse_paused
@@ -89,6 +90,9 @@ class RunStarts:
         async with self._operation(principal, "run", agent_uri(agent), key=key) as op:
             definition = await load_agent(self._control, principal.tenant, agent)
             refuse_paused(definition)
+            if op.lease is not None:
+                async with self._control.connect() as tx:
+                    definition = await with_approvals(tx, op, definition)
             begun = begin_with(definition, messages, options, variables, said)
             run = await self._new_run(op, terms, kind="agent", agent=agent, **begun)
             run, join = self.memory.joining(op, run, conversation, definition)

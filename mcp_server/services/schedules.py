@@ -110,7 +110,7 @@ class ScheduleService(StandingRows[ScheduleItem]):
                 known = await op.replay(tx)
                 if known is not None:
                     return known
-                await self._starter.check_save(tx, principal, wanted, changes=False)
+                await self._starter.check_save(tx, op, wanted, changes=False)
                 before = await self._before(tx, principal, name)
                 fixed, following = _first(given, before, await _clock(tx))
                 values = {

@@ -8,6 +8,10 @@ import sys
 from collections.abc import Iterator
 from typing import Any, cast
 
+MOST_IN_A_LIST = 200
+# What stands under these keywords is no schema.
+_VALUES = frozenset({"const", "enum", "default", "examples"})
+
 
 def fault_of(schema: Any, value: Any) -> dict[str, Any] | None:
     """Return the first thing that does not fit, `{path, message}`, or `{unusable}` if the schema is at fault.
@@ -43,10 +47,15 @@ def schema_fault(schema: Any) -> str | None:
     from referencing.jsonschema import DRAFT202012
 
     try:
+        parts = list(_parts(schema))
+        if any(isinstance(part, list) and _is_slow(cast("list[Any]", part)) for part in parts):
+            return f": a list in it has more than {MOST_IN_A_LIST} entries that are no texts"
         Draft202012Validator.check_schema(schema)
         resolver = Registry[Any]().resolver_with_root(DRAFT202012.create_resource(schema))
-        for reference in _references(schema):
-            resolver.lookup(reference)
+        for part in parts:
+            reference = cast("dict[str, Any]", part).get("$ref") if isinstance(part, dict) else None
+            if isinstance(reference, str):
+                resolver.lookup(reference)
     except SchemaError as error:
         return "".join(f"[{part!r}]" for part in error.absolute_path) + f": {error.message[:500]}"
     except Unresolvable as error:
@@ -56,18 +65,22 @@ def schema_fault(schema: Any) -> str | None:
     return None
 
 
-def _references(schema: Any) -> Iterator[str]:
-    """Yield what its `$ref`s say, wherever a schema may stand in it."""
+def _parts(schema: Any) -> Iterator[Any]:
+    """Yield every object and list in which schemas may stand, the schema itself first."""
+    yield schema
     if isinstance(schema, dict):
         items = cast("dict[str, Any]", schema)
-        if isinstance(items.get("$ref"), str):
-            yield items["$ref"]
-        for name, item in items.items():
-            if name not in {"const", "enum", "default", "examples"}:
-                yield from _references(item)
-    elif isinstance(schema, list):
-        for item in cast("list[Any]", schema):
-            yield from _references(item)
+        further = [item for name, item in items.items() if name not in _VALUES]
+    else:
+        further = cast("list[Any]", schema) if isinstance(schema, list) else []
+    for item in further:
+        if isinstance(item, dict | list):
+            yield from _parts(item)
+
+
+def _is_slow(entries: list[Any]) -> bool:
+    """Tell whether to look for equal entries takes time by their square: they cannot be sorted."""
+    return len(entries) > MOST_IN_A_LIST and not all(isinstance(entry, str) for entry in entries)
 
 
 if __name__ == "__main__":

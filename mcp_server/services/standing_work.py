@@ -14,10 +14,11 @@ from mcp_server import policy
 from mcp_server.agents.work import read_conversation
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import AppError, InvalidInput
-from mcp_server.operation import Operations
+from mcp_server.operation import Operation, Operations
 from mcp_server.policy import Verb
 from mcp_server.runs.record import Run, new_run_id
 from mcp_server.runs.standing import Owner, Standing, Stop
+from mcp_server.services.agent_bounds import check_started, check_started_tool
 from mcp_server.services.agent_rows import agent_uri, find_agent, is_paused
 from mcp_server.services.agent_starts import begin_with
 from mcp_server.services.grants import intersect
@@ -129,13 +130,14 @@ class WorkStarter:
     ttl_of: Callable[[str], float | None] = lambda _: None
 
     async def check_save(
-        self, tx: AsyncConnection, principal: Principal, work: Job, *, changes: bool
+        self, tx: AsyncConnection, op: Operation, work: Job, *, changes: bool
     ) -> None:
-        """Return if `principal` may save this work; `changes` tells whether it gets a trigger's.
+        """Return if the caller of `op` may save this work; `changes` tells whether it gets a trigger's.
 
         Raises:
             InvalidInput: something does not fit or is not there. Forbidden: the right is missing.
         """
+        principal = op.principal
         verb, uri, _ = self._target(work)
         policy.require(principal, verb, uri)
         columns(principal, uri, work.terms())
@@ -145,6 +147,7 @@ class WorkStarter:
                     "work.changes_as: a schedule sees no changes; leave it out", param="work"
                 )
             self._tool(work).check(_arguments(work, _NO_CHANGES))
+            await check_started_tool(tx, op, work.tool)
             return
         found = await find_agent(tx, principal.tenant, work.agent)
         if found is None:
@@ -152,6 +155,7 @@ class WorkStarter:
         begin_with(found, [], work.options, work.variables)
         if work.input is not None or not changes:
             read_conversation(work.input)
+        await check_started(tx, op, found)
 
     def rights(self, owner: Owner, scopes: frozenset[str]) -> OwnerRights:
         """Return the rights of an owner whose key has these scopes now."""

@@ -110,7 +110,7 @@ class TriggerService(StandingRows[TriggerItem]):
                 known = await op.replay(tx)
                 if known is not None:
                     return known
-                await self._starter.check_save(tx, principal, wanted, changes=True)
+                await self._starter.check_save(tx, op, wanted, changes=True)
                 before = await self._before(tx, principal, name)
                 values = {
                     "name": name,

@@ -117,6 +117,10 @@ async def test_every_field_comes_back_as_it_was_saved(
             "output_schema: the reference 'https://a",
         ),
         ({"output_schema": {"enum": ["x" * 70_000]}}, "output_schema: it has 70013 bytes"),
+        (
+            {"output_schema": {"required": ["a", *range(200)]}},
+            "output_schema: a list in it has more",
+        ),
         ({"limits": {"tokens": 0}}, "limits.tokens: "),
         ({"limits": {"cost": -1}}, "limits.cost: "),
         ({"memory": "always"}, "memory: "),

@@ -82,7 +82,10 @@ async def test_each_save_is_a_new_version_and_stands_in_the_journal(
     ("fields", "told"),
     [
         ({"model": "gpt-9"}, "model: 'gpt-9' does not exist; there are default, scripted"),
-        ({"tools": ["kv_get", "rm"]}, "tools: 'rm' does not exist; there are kv_get, kv_set"),
+        (
+            {"tools": ["kv_get", "rm"]},
+            "tools: 'rm' does not exist; there are ask_person, kv_get, kv_set",
+        ),
         ({"limits": {"turns": 0}}, "limits.turns: "),
         ({"limits": {"hours": 1}}, "limits.hours: "),
         ({"temperature": 1}, "temperature: "),
@@ -111,7 +114,7 @@ async def test_a_name_that_would_not_stand_in_a_uri_is_refused(
 async def test_a_tool_that_the_saver_may_not_call_does_not_exist_for_it(
     agents: AgentService, principal: Principal
 ) -> None:
-    with pytest.raises(InvalidInput, match=r"there are kv_get$"):
+    with pytest.raises(InvalidInput, match=r"there are ask_person, kv_get$"):
         await agents.save(with_scopes(principal, "write"), "a", instructions="", tools=["kv_set"])
 
 
