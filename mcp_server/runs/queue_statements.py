@@ -73,6 +73,7 @@ def insertion(run: Run) -> dict[str, Any]:
     Raises:
         InvalidInput: the input is over 16 MB of JSON.
     """
+    definition: Mapping[str, Any] = run.definition or {}
     return {
         "id": run.id,
         "tenant": run.tenant,
@@ -81,7 +82,7 @@ def insertion(run: Run) -> dict[str, Any]:
         "grant_scopes": sorted(run.grant),
         "kind": run.kind,
         "agent": run.agent,
-        "agent_version": run.definition.get("version") if run.agent is not None else None,
+        "agent_version": definition.get("version"),
         "definition": clean(run.definition),
         "input": clean_input(run.input),
         "priority": run.priority,

@@ -64,9 +64,9 @@ def loop_event(event: Mapping[str, Any]) -> LoopEvent | None:
                 event["call"], event["name"], event["text"], event["is_error"], event["turn"]
             )
         case "message":
-            return Finished(
-                event["message"], event["finish_reason"], event["usage"], [], event["stopped"]
-            )
+            # OpenAI's usage knows no cost.
+            usage = {name: value for name, value in event["usage"].items() if name != "cost"}
+            return Finished(event["message"], event["finish_reason"], usage, [], event["stopped"])
         case _:
             return None
 

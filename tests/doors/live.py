@@ -231,7 +231,9 @@ class ChatDoor:
         assert choice["finish_reason"] == "stop"
         text = choice["message"]["content"]
         (call,) = answer.json()["isthmus"]["tool_calls"]
-        return Answer(text, None if call["is_error"] else json.loads(text), call["is_error"])
+        if call["is_error"]:  # below it, the model reads whether to try again
+            return Answer(text.rpartition("\n")[0], None, is_error=True)
+        return Answer(text, json.loads(text), is_error=False)
 
     async def read(self, uri: str) -> Answer:
         raise NotImplementedError(f"a chat reads no resources: {uri}")
