@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.routing import Match
 
 from mcp_server.doors import DeclaredRoute
@@ -11,6 +12,14 @@ from openai_facade.endpoint import Endpoint, Handler
 from openai_facade.errors import MethodNotAllowedError, UnknownUrlError
 from openai_facade.exchange import Exchange
 from openai_facade.facade import Facade
+
+
+class _Anything(PathConvertor):
+    # That of Starlette takes no line break, which an address may hold as %0A.
+    regex = "(?s:.*)"
+
+
+register_url_convertor("anything", _Anything())
 
 
 def unknown_routes(known: Sequence[DeclaredRoute], facade: Facade) -> list[DeclaredRoute]:
@@ -26,7 +35,7 @@ def unknown_routes(known: Sequence[DeclaredRoute], facade: Facade) -> list[Decla
             public=True,
             recognises=True,
         )
-        for path in ("/v1", "/v1/{path:path}")
+        for path in ("/v1", "/v1/{path:anything}")
     ]
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import unquote
 
 import httpx2
 import pytest
@@ -317,6 +318,7 @@ async def test_an_unknown_model_is_named(http: httpx2.AsyncClient) -> None:
         ("DELETE", "/chat/completions/x/y"),
         ("PROPFIND", "/x/y"),
         ("POST", "/chat/completions/"),
+        ("GET", "/models/line%0Abreak"),
     ],
 )
 async def test_an_unknown_path_is_told_back(
@@ -326,7 +328,7 @@ async def test_an_unknown_path_is_told_back(
 
     assert answer.status_code == 404
     error = error_of(answer)
-    assert error["message"] == f"Invalid URL ({method} /v1{path})"
+    assert error["message"] == f"Invalid URL ({method} /v1{unquote(path)})"
     assert (error["type"], error["code"]) == ("invalid_request_error", "unknown_url")
 
 

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, Phase, given
 from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import not_a_server_error
+from schemathesis.core.failures import FailureGroup
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
@@ -94,7 +95,8 @@ def ask(live: Live, method: str, path: str, mode: GenerationMode, real: dict[str
 
     try:
         send()
-    except Exception as failure:  # noqa: BLE001 - shown without what schemathesis hangs on it
+    # Its groups are no `Exception`s, which would end the loop that the server runs in.
+    except (Exception, FailureGroup) as failure:  # noqa: BLE001 - shown without what schemathesis hangs on it
         told = getattr(failure, "exceptions", [failure])
         faults = [f"{type(each).__name__}: {each}"[:2000] for each in told]
     else:
