@@ -40,8 +40,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
     A server that compiles everything anew takes twice as long to start.
     """
-    if os.environ.pop("PYTHONDONTWRITEBYTECODE", None) and config.cache is not None:
-        os.environ["PYTHONPYCACHEPREFIX"] = str(config.cache.mkdir("bytecode"))
+    cache = getattr(config, "cache", None)  # there is none with `-p no:cacheprovider`
+    if cache is not None and os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+        os.environ["PYTHONPYCACHEPREFIX"] = str(cache.mkdir("bytecode"))
     sys.dont_write_bytecode = False
     sys.pycache_prefix = os.environ.get("PYTHONPYCACHEPREFIX")
 

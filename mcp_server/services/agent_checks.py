@@ -19,7 +19,7 @@ from mcp_server.storage.sql.schema import encode_json
 
 MOST_SHOWN = 50
 MOST_SCHEMA_BYTES = 65_536
-# What a tool made of the agent takes beside its variables.
+# What the function that runs it takes beside its variables, and what a tool of it would.
 _TAKEN = ("input", "conversation")
 
 

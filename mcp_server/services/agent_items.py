@@ -38,8 +38,6 @@ class AgentItem(TypedDict):
     limits: LimitsItem
     memory: str
     busy: str
-    as_tool: bool
-    as_prompt: bool
     metadata: dict[str, str]
     paused: bool
     version: int
