@@ -438,7 +438,9 @@ async def test_files_whose_key_died_fail_and_say_so(
     ended = await client.vector_stores.file_batches.poll(
         batch.id, vector_store_id=store.id, poll_interval_ms=20
     )
-    assert (ended.status, ended.file_counts.failed) == ("completed", 1)
+    # The first file was read before: it is kept, unless the sweep of dead keys came before its write.
+    counts = ended.file_counts
+    assert (ended.status, counts.completed, counts.failed) in {("completed", 1, 1), ("failed", 0, 2)}
     failed = await client.vector_stores.files.retrieve(ids[1], vector_store_id=store.id)
     assert failed.last_error is not None
     assert failed.last_error.code == "server_error"
