@@ -9,7 +9,7 @@ from typing import Any, NoReturn, cast
 import orjson
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.shared.exceptions import MCPError
-from mcp_types import INTERNAL_ERROR, INVALID_PARAMS
+from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, CallToolResult, TextContent
 from pydantic import ValidationError
 
 from mcp_server.errors import AppError, InvalidInput, LimitExceeded, Unavailable
@@ -126,3 +126,14 @@ def _search(value: object, most_depth: int) -> str | None:
         elif not (item is None or isinstance(item, bool | int | float)):
             return f"it holds a {type(item).__name__}, which JSON has not"
     return None
+
+
+def failed_call(error: Exception) -> CallToolResult:
+    """Return a failure that the model shall read.
+
+    Raises:
+        MCPError: the caller's rate is used up, which is the protocol's own error.
+    """
+    if isinstance(error, AppError) and (wire := protocol_error(error)).error.code == RATE_LIMITED:
+        raise wire from error
+    return CallToolResult(content=[TextContent(type="text", text=str(error))], is_error=True)
