@@ -14,6 +14,7 @@ from openai_facade.wire.faults import json_type
 MOST_LINES = 50_000
 MOST_BYTES = 200_000_000
 LONGEST_ID = 512
+_NEED_NO_MODEL = frozenset({"/v1/moderations"})
 
 _MARK = b"\xef\xbb\xbf"  # some editors begin a text in UTF-8 with it
 
@@ -90,7 +91,8 @@ def _wrong(given: dict[str, Any], endpoint: str) -> tuple[str, str, str] | None:
     body = given["body"]
     if not isinstance(body, dict):
         return "invalid_type", f"Expected an object, but got {json_type(body)} instead.", "body"
-    if not isinstance(cast("dict[str, Any]", body).get("model"), str):
+    model = cast("dict[str, Any]", body).get("model")
+    if not isinstance(model, str) and not (model is None and endpoint in _NEED_NO_MODEL):
         return "missing_required_parameter", "The body names no model.", "body.model"
     return None
 

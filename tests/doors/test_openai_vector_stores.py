@@ -440,7 +440,10 @@ async def test_files_whose_key_died_fail_and_say_so(
     )
     # The first file was read before: it is kept, unless the sweep of dead keys came before its write.
     counts = ended.file_counts
-    assert (ended.status, counts.completed, counts.failed) in {("completed", 1, 1), ("failed", 0, 2)}
+    assert (ended.status, counts.completed, counts.failed) in {
+        ("completed", 1, 1),
+        ("failed", 0, 2),
+    }
     failed = await client.vector_stores.files.retrieve(ids[1], vector_store_id=store.id)
     assert failed.last_error is not None
     assert failed.last_error.code == "server_error"

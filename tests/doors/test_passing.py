@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -131,6 +132,28 @@ async def test_moderations_need_no_model(client: AsyncOpenAI, studio: Studio) ->
     answer = await client.moderations.create(input="hello")
     assert not answer.results[0].flagged
     assert studio.asked == [{"input": "hello"}]
+
+
+async def test_a_batch_moderates_each_of_its_lines(client: AsyncOpenAI, studio: Studio) -> None:
+    path = "/v1/moderations"
+    lines = [
+        {"custom_id": said, "method": "POST", "url": path, "body": {"input": said}}
+        for said in ("hello", "good morning")
+    ]
+    data = "\n".join(map(json.dumps, lines)).encode()
+    file = await client.files.create(file=("in.jsonl", data), purpose="batch")
+    batch = await client.batches.create(
+        input_file_id=file.id, endpoint="/v1/moderations", completion_window="24h"
+    )
+    async with asyncio.timeout(60):
+        while (batch := await client.batches.retrieve(batch.id)).status != "completed":
+            assert batch.status in {"validating", "in_progress", "finalizing"}, batch
+            await asyncio.sleep(0.05)
+    content = (await client.files.content(batch.output_file_id or "")).text
+    answers = [json.loads(line) for line in content.splitlines()]
+    assert [each["custom_id"] for each in answers] == ["hello", "good morning"]
+    assert not any(each["response"]["body"]["results"][0]["flagged"] for each in answers)
+    assert sorted(each["input"] for each in studio.asked) == ["good morning", "hello"]
 
 
 async def test_a_recording_reaches_the_upstream_byte_for_byte_under_its_own_model(

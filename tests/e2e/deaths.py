@@ -103,13 +103,22 @@ def signalled(pid: int, number: int) -> bool:
 
 @contextmanager
 def fragile_workers(
-    data_dir: Path, plugins: Path, *, workers: int = 2, share: float = CHANCE, **settings: str
+    data_dir: Path,
+    plugins: Path,
+    *,
+    workers: int = 2,
+    share: float = CHANCE,
+    points: str = "tests.e2e.fragile",
+    **settings: str,
 ) -> Iterator[Zygote]:
-    """Yield workers over a data directory that is in use; none is there before the first is tended."""
+    """Yield workers over a data directory that is in use; none is there before the first is tended.
+
+    `points` is the module that names where they die.
+    """
     log, calm = data_dir.with_suffix(".points"), data_dir.with_suffix(".calm")
     errors = data_dir.with_suffix(".errors").open("w")
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.e2e.fragile", str(log), str(calm), str(LEASE_SECONDS)],
+        [sys.executable, "-m", points, str(log), str(calm), str(LEASE_SECONDS)],
         env=environment(data_dir, PLUGINS=str(plugins), AUTH="off", **settings),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

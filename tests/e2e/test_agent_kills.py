@@ -30,6 +30,7 @@ from tests.e2e.torment import (
 
 POINTS_WANTED, RUNS = (1000, 200) if LONG else (40, 12)
 EMBEDDED_POINTS = 20 if LONG else 3
+TEAM_POINTS, TEAM_RUNS = (500, 100) if LONG else (25, 6)
 LEDGER = "create table ledger (line text)"
 ANSWER = "All of it was done."
 TOOLS = ["tally", "sign", "sql_execute"]
@@ -117,6 +118,56 @@ def wrong_calls(events: list[dict[str, Any]]) -> list[str]:
     asked = [event for event in events if event.get("status") == "input_required"]
     if len(asked) != 1:
         wrong.append(f"it asked {len(asked)} times")
+    return wrong
+
+
+@pytest.mark.timeout(3600)
+async def test_a_team_does_its_work_once_though_workers_of_callers_and_called_die(
+    data_dir: Path,
+) -> None:
+    settings = load_settings(
+        data_dir=data_dir, llm_url=("scripted:",), plugins=(PLUGINS,), auth="off"
+    )
+    async with open_runtime(settings, concurrency=0) as runtime:
+        made = await runtime.bus.call(OWNER, "sql_execute", {"sql": SQL_TABLE})
+        assert not made.is_error, made.text
+        # Each calls the one function that it has; what the clerk asks is asked by the lead.
+        save = runtime.services.agents.save
+        await save(OWNER, "clerk", instructions="", tools=["tally"], approve=["tally"])
+        await save(OWNER, "foreman", instructions="", agents=["clerk"])
+        await save(OWNER, "lead", instructions="", agents=["foreman"])
+
+        async def start(number: int) -> object:
+            return await runtime.services.runs.start(OWNER, "lead", f"order {number}")
+
+        with fragile_workers(data_dir, PLUGINS, LLM_URL="scripted:") as workers:
+            allowed = {"approved": True}
+            torment = Torment(runtime, workers, start, allowed, TEAM_POINTS, TEAM_RUNS, live=6)
+            runs = await torment.endure()
+        wrong = [problem for run in runs for problem in await check_team(runtime, run)]
+        await aftermath(torment, runs, wrong)
+
+
+async def check_team(runtime: Runtime, lead: str) -> list[str]:
+    """Tell what is wrong with a run, the one below it, and the one below that, whose call is counted."""
+    wrong: list[str] = []
+    run, called = lead, ["agent_foreman", "agent_clerk", "tally"]
+    for name in called:
+        item = await runtime.services.runs.get(OWNER, run)
+        events = await events_of(runtime, run)
+        wrong += [f"{run}: {problem}" for problem in wrong_in(events)]
+        calls = [event for event in events if event["type"] == "tool_finished"]
+        if item["status"] != "completed" or [call["name"] for call in calls] != [name]:
+            return [*wrong, f"{run}: {item['status']} {item['error']} called {calls}"]
+        wrong += [problem async for problem in stale(runtime, run)]
+        if name == "tally":
+            kind = calls[0]["text"].rpartition(" ")[2]
+            times = await counted(runtime, run, "call/1", kind)
+            return wrong if times == 1 else [*wrong, f"{run}: done {times} times"]
+        below = (await runtime.services.runs.list(OWNER, parent=run))["items"]
+        if len(below) != 1:
+            return [*wrong, f"{run}: {len(below)} runs below it"]
+        run = below[0]["run"]
     return wrong
 
 
