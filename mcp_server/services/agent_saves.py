@@ -155,11 +155,11 @@ class AgentSaves:
                 applied = await self._apply(tx, wanted, operations)
                 if dry_run:
                     await transaction.rollback()
-        kept = {"unchanged"} if dry_run else {"unchanged", "created", "changed"}
-        return [
-            each if each["outcome"] in kept else AppliedAgent(**{**each, "version": None})
-            for each in applied
-        ]
+                    for each in applied:
+                        each["version"] = (
+                            each["version"] if each["outcome"] == "unchanged" else None
+                        )
+        return applied
 
     async def _apply(
         self,

@@ -30,6 +30,8 @@ DEFAULTS = {
     "limits": {"turns": 16, "seconds": 600.0, "tool_calls": 64, "tokens": None, "cost": None},
     "memory": "none",
     "busy": "reject",
+    "as_tool": False,
+    "as_prompt": False,
     "metadata": {},
 }
 
