@@ -38,6 +38,7 @@ from mcp_server.loopback import is_local
 from mcp_server.operation import DISCONNECTED
 from mcp_server.policy import Verb
 from mcp_server.request_body import BodyRoom, declared_length
+from mcp_server.tracing.places import Place, read_traceparent, standing_in
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +113,7 @@ class DeclaredRoute(Route):
             with (
                 bodies(principal.account, scope, receive) as counted,
                 acting_as(principal),
+                standing_in(_caller(scope)),
                 gate.track(principal, streams=self.streams) as live,
             ):
                 scope[LIVE] = live
@@ -137,6 +139,14 @@ class DeclaredRoute(Route):
         if self.methods and method not in self.methods:
             allow = gate.methods_at(self.path)
             raise MethodNotAllowed(f"{method} is not served at {self.path}: {allow}", allow=allow)
+
+
+def _caller(scope: Scope) -> Place | None:
+    """Return the span of theirs that a caller says its request belongs to."""
+    for name, value in scope["headers"]:
+        if name == b"traceparent":
+            return read_traceparent(value.decode("latin-1"))
+    return None
 
 
 def door_of(scope: Scope) -> str:
