@@ -38,7 +38,7 @@ from mcp_server.loopback import is_local
 from mcp_server.operation import DISCONNECTED
 from mcp_server.policy import Verb
 from mcp_server.request_body import BodyRoom, declared_length
-from mcp_server.tracing.places import Place, read_traceparent, standing_in
+from mcp_server.tracing.places import sent_place, standing_in
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ class DeclaredRoute(Route):
             with (
                 bodies(principal.account, scope, receive) as counted,
                 acting_as(principal),
-                standing_in(_caller(scope)),
+                standing_in(sent_place(scope["headers"])),
                 gate.track(principal, streams=self.streams) as live,
             ):
                 scope[LIVE] = live
@@ -139,14 +139,6 @@ class DeclaredRoute(Route):
         if self.methods and method not in self.methods:
             allow = gate.methods_at(self.path)
             raise MethodNotAllowed(f"{method} is not served at {self.path}: {allow}", allow=allow)
-
-
-def _caller(scope: Scope) -> Place | None:
-    """Return the span of theirs that a caller says its request belongs to."""
-    for name, value in scope["headers"]:
-        if name == b"traceparent":
-            return read_traceparent(value.decode("latin-1"))
-    return None
 
 
 def door_of(scope: Scope) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -40,6 +40,14 @@ def read_traceparent(text: object) -> Place | None:
     if found is None or (found["version"] == "00" and found["more"]):
         return None
     return Place(found["trace"], found["span"], bool(int(found["flags"], 16) & _SAMPLED))
+
+
+def sent_place(headers: Iterable[tuple[bytes, bytes]]) -> Place | None:
+    """Return the span of theirs to which a caller says that its HTTP request belongs."""
+    for name, value in headers:
+        if name == b"traceparent":
+            return read_traceparent(value.decode("latin-1"))
+    return None
 
 
 def run_place(run: str, parent: str | None) -> Place:
