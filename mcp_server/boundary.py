@@ -13,6 +13,7 @@ from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, CallToolResult, TextConten
 from pydantic import ValidationError
 
 from mcp_server.errors import AppError, InvalidInput, LimitExceeded, Unavailable
+from mcp_server.tracing.places import read_traceparent, standing_in
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,8 @@ async def guard(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> Han
     `sys.exit` ends the process, and a lone surrogate in a result ends the connection that carries it.
     """
     try:
-        result = await call_next(ctx)
+        with standing_in(read_traceparent((ctx.meta or {}).get("traceparent"))):
+            result = await call_next(ctx)
     except MCPError as error:
         raise _sendable(error) from error
     except ValidationError:
