@@ -16,7 +16,7 @@ ProgressFn = Callable[[float, float | None, str | None], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class ToolSpec:
-    """A tool as a model or an agent needs to know it."""
+    """A tool as a model or an agent needs to know it; `preview` is known to the bus inside only."""
 
     name: str
     description: str

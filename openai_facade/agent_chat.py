@@ -63,7 +63,7 @@ async def answer_as_agent(
     """
     _require_no_tools(body)
     require_one_answer(body)
-    run = await _unbroken(_start(facade, principal, body))
+    run = await _unbroken(start_agent(facade, principal, body))
     trace = Trace(lambda name: name, run=run["run"])
     try:
         text = RunText(whole_turns=wants_json(body))
@@ -88,7 +88,7 @@ async def agent_events(
         AppError: there is no such agent, the request does not fit, or the run failed.
     """
     _require_no_tools(body)
-    run = await _unbroken(_start(facade, principal, body, joined))
+    run = await _unbroken(start_agent(facade, principal, body, joined))
     text = RunText(whole_turns=wants_json(body))
     followed = _follow(facade, principal, run["run"], text, waits=False)
     async with aclosing(followed) as events:
@@ -116,7 +116,7 @@ async def agent_goes_on(
             yield event
 
 
-async def _start(
+async def start_agent(
     facade: Facade, principal: Principal, body: ChatRequest, joined: Joined | None = None
 ) -> RunItem:
     options = {name: value for name, value in body.items() if name not in _NOT_OPTIONS}

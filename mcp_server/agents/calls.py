@@ -75,6 +75,9 @@ class Caller:
         batches = [[each for each in planned if each not in waiting], *([each] for each in waiting)]
         results: dict[int, Result] = {}
         for batch in batches:
+            for each in batch:
+                if self._waits(each) and self._may_begin(each):
+                    await self._refusal(each)  # before anyone is told that the call begins
             async with aclosing(self._run(batch, turn, results)) as events:
                 async for event in events:
                     yield event

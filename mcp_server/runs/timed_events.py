@@ -70,8 +70,11 @@ async def timed_events(
 
 
 def _time(seq: int, at: datetime, times: Sequence[Sequence[Any]] | None) -> datetime:
-    """Return the time of the frame, or of the one of which it was merged that held event `seq`."""
+    """Return the time of the frame, or of the one of which it was merged that held event `seq`.
+
+    It is to the millisecond: a merged frame keeps no more, and a time must not change by that.
+    """
     if not times:
-        return at
+        return at.replace(microsecond=at.microsecond // 1000 * 1000)
     place = bisect_right(times, seq, key=lambda pair: pair[0])
     return datetime.fromtimestamp(times[max(place - 1, 0)][1] / 1000, UTC)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from mcp_server.agents.events import LoopEvent
@@ -13,28 +12,15 @@ from mcp_server.errors import Conflict, Forbidden, NotFound
 from mcp_server.services.run_results import RunItem
 from openai_facade.agent_chat import agent_goes_on
 from openai_facade.facade import AGENT_PREFIX, Facade
+from openai_facade.responses.agent_stream import agent_response
 from openai_facade.translate.mcp_opt_in import LABEL
 from openai_facade.translate.response_items import kept_items
-from openai_facade.translate.response_object import (
-    Item,
-    Response,
-    item_id,
-    new_response,
-    response_usage,
-)
+from openai_facade.translate.response_object import Item, Response
 from openai_facade.translate.run_events import ApprovalAsked, approval_asked
-from openai_facade.translate.run_ids import response_of, run_of, run_of_approval
+from openai_facade.translate.run_ids import run_of, run_of_approval
 from openai_facade.wire.faults import InvalidRequest, invalid, unsupported
 
 _AGENT_KIND = "agent"
-# Of a run -> of the response that it is seen as; one that waits for a person has said what it can.
-_STATUS = {
-    "queued": "queued",
-    "running": "in_progress",
-    "input_required": "completed",
-    "completed": "completed",
-    "cancelled": "cancelled",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,34 +109,9 @@ async def agent_run_of(facade: Facade, principal: Principal, response: str) -> R
 
 
 async def seen_as_response(facade: Facade, principal: Principal, response: str) -> Response | None:
-    """Give the run of an agent as a response, None if there is none of this id.
-
-    One that waits for an approval ends with the request for it, as a response does.
-    """
+    """Give the run of an agent as a response, None if there is none of this id."""
     run = await agent_run_of(facade, principal, response)
-    if run is None:
-        return None
-    body = {"model": f"{AGENT_PREFIX}{run['agent']}", "background": True}
-    created = datetime.fromisoformat(run["created_at"] or "")
-    whole = new_response(
-        body, response=response_of(run["run"]), created_at=int(created.timestamp())
-    )
-    whole["status"] = _STATUS.get(run["status"], "failed")
-    asked = _asked(run)
-    if isinstance(run["output"], str) and run["output"]:
-        whole["output"].append(_message(run["output"]))
-    if asked is not None:
-        whole["output"].append(asked)
-    elif run["status"] == "input_required":
-        whole["status"] = "in_progress"  # a question that no item of a response can ask
-    if whole["status"] == "completed" and run["ended_at"] is not None:
-        whole["completed_at"] = int(datetime.fromisoformat(run["ended_at"]).timestamp())
-    if run["usage"]:
-        whole["usage"] = response_usage(run["usage"])
-    if whole["status"] == "failed":
-        told = run["error"] or {"message": f"The run {run['status']}."}
-        whole["error"] = {"code": "server_error", "message": told["message"]}
-    return whole
+    return None if run is None else await agent_response(facade, principal, run)
 
 
 async def cancelled_run(facade: Facade, principal: Principal, response: str) -> Response | None:
@@ -173,17 +134,6 @@ def _asked(run: RunItem) -> Item | None:
         "server_label": LABEL,
         "name": asked.name,
         "arguments": asked.arguments,
-    }
-
-
-def _message(text: str) -> Item:
-    part: Item = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-    return {
-        "id": item_id("message"),
-        "type": "message",
-        "role": "assistant",
-        "status": "completed",
-        "content": [part],
     }
 
 

@@ -37,12 +37,7 @@ async def start(facade: Facade, principal: Principal, body: dict[str, Any]) -> R
     Raises:
         AppError: the request does not fit, names what is not there, or too many runs wait.
     """
-    if body.get("store") is False:
-        raise InvalidRequest(
-            "Background responses are read later, so they must be stored: leave 'store' out.",
-            param="store",
-            wire_code="invalid_value",
-        )
+    require_stored(body)
     _refuse_secrets(body)
     run = new_run_id()
     response = response_of(run)
@@ -65,6 +60,20 @@ async def start(facade: Facade, principal: Principal, body: dict[str, Any]) -> R
     uri = model_uri(body["model"])
     await facade.services.runs.start_response(principal, uri, run, given)
     return queued
+
+
+def require_stored(body: Mapping[str, Any]) -> None:
+    """See that a request does not refuse what a response in the background needs.
+
+    Raises:
+        InvalidRequest: it does.
+    """
+    if body.get("store") is False:
+        raise InvalidRequest(
+            "Background responses are read later, so they must be stored: leave 'store' out.",
+            param="store",
+            wire_code="invalid_value",
+        )
 
 
 def _refuse_secrets(body: Mapping[str, Any]) -> None:

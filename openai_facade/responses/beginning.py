@@ -9,7 +9,7 @@ from typing import Any
 from mcp_server.auth.principal import Principal
 from mcp_server.services.responses import StoredResponse
 from openai_facade.facade import AGENT_PREFIX, Facade
-from openai_facade.responses.agent_runs import Continued, answered_run
+from openai_facade.responses.agent_runs import answered_run
 from openai_facade.responses.approvals import read_approvals
 from openai_facade.responses.asked import Asked
 from openai_facade.responses.context import Begun, Context, Memory, load_context
@@ -40,10 +40,36 @@ async def begin(
         AppError: the request does not fit, or names what is not there. Conflict: what it answers was
             answered already.
     """
+    asked = await read_request(facade, principal, body, memory=memory, recent=recent)
+    if asked.continued is not None:
+        await asked.continued.answer(facade, principal)
+        return Answering(facade, principal, asked, _new(body), 0, None)
+    if begun is None:
+        await settle(facade, principal, asked.answered)
+        return Answering(facade, principal, asked, _new(body), 0, memory)
+    answering = Answering(facade, principal, asked, begun.response, begun.sequence, memory)
+    answering.remember_hidden(begun.hidden)
+    return answering
+
+
+async def read_request(
+    facade: Facade,
+    principal: Principal,
+    body: dict[str, Any],
+    *,
+    memory: Memory | None = None,
+    recent: StoredResponse | None = None,
+) -> Asked:
+    """Check a request and read what it names, see `begin`; nothing counts yet.
+
+    Raises:
+        AppError: the request does not fit, or names what is not there.
+    """
     model_id = check_response(body)
     continued = await answered_run(facade, principal, body, model_id)
     if continued is not None:
-        return await _go_on(facade, principal, body, continued)
+        context = Context([], continued.items, [])
+        return Asked(body, context, ToolSet(), [], None, model_id, continued.previous, continued)
     previous: str | None = body.get("previous_response_id")
     stored = facade.services.responses
     context = await load_context(stored, memory, principal, body, facade.sealer, recent)
@@ -60,22 +86,7 @@ async def begin(
         model, known_as = await facade.router.resolve(model_id)
     elif body.get("tools"):
         raise unsupported("tools", "an agent has the tools of its definition; leave it out.")
-    asked = Asked(body, context, tools, answered, model, known_as, previous)
-    if begun is None:
-        await settle(facade, principal, answered)
-        return Answering(facade, principal, asked, _new(body), 0, memory)
-    answering = Answering(facade, principal, asked, begun.response, begun.sequence, memory)
-    answering.remember_hidden(begun.hidden)
-    return answering
-
-
-async def _go_on(
-    facade: Facade, principal: Principal, body: dict[str, Any], continued: Continued
-) -> Answering:
-    context = Context([], continued.items, [])
-    asked = Asked(body, context, ToolSet(), [], None, body["model"], continued.previous, continued)
-    await continued.answer(facade, principal)
-    return Answering(facade, principal, asked, _new(body), 0, None)
+    return Asked(body, context, tools, answered, model, known_as, previous)
 
 
 def _new(body: dict[str, Any]) -> Response:

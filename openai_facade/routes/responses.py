@@ -18,15 +18,15 @@ from openai_facade.exchange import Exchange
 from openai_facade.facade import AGENT_PREFIX, Facade
 from openai_facade.idempotency import idempotent
 from openai_facade.responses import background
+from openai_facade.responses.agent_background import start_run
 from openai_facade.responses.agent_runs import agent_run_of, cancelled_run, seen_as_response
-from openai_facade.responses.agent_stream import follow_agent
+from openai_facade.responses.agent_stream import agent_response, follow_agent
 from openai_facade.responses.beginning import begin
 from openai_facade.responses.counting import count_input
 from openai_facade.responses.engine import Answering
 from openai_facade.responses.memory import remembering
 from openai_facade.translate.response_events import Event
 from openai_facade.translate.response_items import shown_item
-from openai_facade.wire.faults import unsupported
 from openai_facade.wire.pages import (
     Page,
     include_of,
@@ -79,15 +79,15 @@ def routes(facade: Facade) -> list[DeclaredRoute]:
 async def _create(facade: Facade, exchange: Exchange) -> None:
     body = await exchange.read_object()
     model_id = check_response(body)
-    if body.get("background") and model_id.startswith(AGENT_PREFIX):
-        raise unsupported("background", "an agent is run in the background by agent_run.")
     async with (
         exchange.while_connected(),
         facade.operation(exchange, "run", model_uri(model_id)),
         AsyncExitStack() as stack,
     ):
         if body.get("background"):
-            await _create_in_background(facade, exchange, body)
+            of_agent = model_id.startswith(AGENT_PREFIX)
+            create = _create_run if of_agent else _create_in_background
+            await create(facade, exchange, body)
             return
         held = remembering(facade, current_principal(), body)
         memory = await stack.enter_async_context(held)
@@ -105,6 +105,15 @@ async def _create_in_background(facade: Facade, exchange: Exchange, body: dict[s
         await _follow(facade, exchange, queued["id"], -1)
     else:
         await exchange.answer(orjson.dumps(queued))
+
+
+async def _create_run(facade: Facade, exchange: Exchange, body: dict[str, Any]) -> None:
+    run = await start_run(facade, current_principal(), body)
+    if body.get("stream"):
+        await _pass_on(exchange, follow_agent(facade, current_principal(), run, -1))
+    else:
+        seen = await agent_response(facade, current_principal(), run)
+        await exchange.answer(orjson.dumps(seen))
 
 
 async def _follow(facade: Facade, exchange: Exchange, response: str, after: int) -> None:

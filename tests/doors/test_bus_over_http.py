@@ -39,7 +39,9 @@ async def bus(live: Live) -> AsyncIterator[Bus]:
 
 async def test_it_lists_what_the_bus_inside_lists(live: Live, bus: Bus) -> None:
     for principal in (OWNER, replace(OWNER, scopes=frozenset({"read"}))):
-        assert await bus.list_tools(principal) == await live.runtime.bus.list_tools(principal)
+        inside = await live.runtime.bus.list_tools(principal)
+        # How a call is previewed is for runs of agents, which have the bus inside.
+        assert await bus.list_tools(principal) == [replace(each, preview=None) for each in inside]
 
 
 async def test_a_key_given_twice_takes_effect_once(bus: Bus) -> None:
