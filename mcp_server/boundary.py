@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from mcp_server.errors import AppError, LimitExceeded, Unavailable
 from mcp_server.sendable import obstacle
+from mcp_server.tracing.places import read_traceparent, standing_in
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,8 @@ async def guard(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> Han
     `sys.exit` ends the process, and a lone surrogate in a result ends the connection that carries it.
     """
     try:
-        result = await call_next(ctx)
+        with standing_in(read_traceparent((ctx.meta or {}).get("traceparent"))):
+            result = await call_next(ctx)
     except MCPError as error:
         raise _sendable(error) from error
     except ValidationError:

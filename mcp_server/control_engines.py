@@ -18,6 +18,8 @@ from mcp_server.storage.cache.memory import MemoryCache
 from mcp_server.storage.cache.redis import open_redis
 from mcp_server.storage.sql.control import answers, open_control, open_pool
 from mcp_server.storage.sql.wake import Wake, open_wake
+from mcp_server.tracing.otlp import open_spans
+from mcp_server.tracing.spans import Spans
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,7 @@ class ControlEngines:
     cache: CacheEngine
     embedder: Embedder
     router: Router
+    spans: Spans | None
     checks: dict[str, Check]
 
 
@@ -52,7 +55,8 @@ async def open_control_engines(settings: Settings, url: str) -> AsyncGenerator[C
         heartbeat = await stack.enter_async_context(open_pool(url, pool_size=1, overflow=0))
         wake = await stack.enter_async_context(open_wake(url))
         cache = await _cache(stack, settings)
-        router = await stack.enter_async_context(open_router(settings))
+        spans = await stack.enter_async_context(open_spans(settings.tracing))
+        router = await stack.enter_async_context(open_router(settings, spans))
         embedder = await stack.enter_async_context(open_embedder(settings))
         yield ControlEngines(
             control=control,
@@ -62,6 +66,7 @@ async def open_control_engines(settings: Settings, url: str) -> AsyncGenerator[C
             cache=cache,
             embedder=embedder,
             router=router,
+            spans=spans,
             checks=_checks(control, cache, router),
         )
 

@@ -38,6 +38,7 @@ from mcp_server.loopback import is_local
 from mcp_server.operation import DISCONNECTED
 from mcp_server.policy import Verb
 from mcp_server.request_body import BodyRoom, declared_length
+from mcp_server.tracing.places import sent_place, standing_in
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +113,7 @@ class DeclaredRoute(Route):
             with (
                 bodies(principal.account, scope, receive) as counted,
                 acting_as(principal),
+                standing_in(sent_place(scope["headers"])),
                 gate.track(principal, streams=self.streams) as live,
             ):
                 scope[LIVE] = live

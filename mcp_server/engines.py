@@ -44,11 +44,7 @@ async def open_engines(settings: Settings, sql_secret: bytes) -> AsyncGenerator[
     Raises:
         ConfigurationError: an engine is not available or does not open.
     """
-    if settings.mcp_url is not None:
-        raise ConfigurationError(
-            "ISTHMUS_MCP_URL: a process that opens data has its tools within; unset it, "
-            "or serve the OpenAI face alone with --role openai"
-        )
+    _refuse_other_tools(settings)
     async with AsyncExitStack() as stack:
         control_url, data_url = await _databases(stack, settings)
         shared = await stack.enter_async_context(open_control_engines(settings, control_url))
@@ -75,6 +71,7 @@ async def open_engines(settings: Settings, sql_secret: bytes) -> AsyncGenerator[
             cache=shared.cache,
             embedder=shared.embedder,
             router=shared.router,
+            spans=shared.spans,
             sql=sql,
             units=sql.units,
             databases=databases,
@@ -82,6 +79,14 @@ async def open_engines(settings: Settings, sql_secret: bytes) -> AsyncGenerator[
             buckets=buckets,
             vectors=vectors,
             checks=shared.checks | _checks(sql, blobs, vectors),
+        )
+
+
+def _refuse_other_tools(settings: Settings) -> None:
+    if settings.mcp_url is not None:
+        raise ConfigurationError(
+            "ISTHMUS_MCP_URL: a process that opens data has its tools within; unset it, "
+            "or serve the OpenAI face alone with --role openai"
         )
 
 

@@ -42,6 +42,7 @@ from mcp_server.services.objects import collecting
 from mcp_server.services.objects.links import LinkService
 from mcp_server.services.objects.uploads import UploadService
 from mcp_server.services.run_results import INGESTION_KIND, TOOL_KIND
+from mcp_server.services.run_spans import RunSpans
 from mcp_server.services.runs import RunService
 from mcp_server.services.schedules import ScheduleService
 from mcp_server.services.sql import SqlService
@@ -196,7 +197,10 @@ async def open_runtime(
         await stack.enter_async_context(updates.following(control, engines.wake, runs.following))
         late.append(Bus(InProcess(server)))
         slots = settings.run_concurrency if concurrency is None else concurrency
-        works = _works(engines, keys, stores, server, late[0], runs)
+        spans = RunSpans(engines.spans, engines.runs) if engines.spans is not None else None
+        if spans is not None:
+            stores.queue.observers.append(spans.run_moved)
+        works = _works(engines, keys, stores, server, late[0], runs, spans)
         works[INGESTION_KIND] = IngestionWork(
             *(control, operations, services.files, services.ingest, vectors, keys.scopes_now)
         )
@@ -254,6 +258,7 @@ def _works(
     server: IsthmusServer,
     bus: Bus,
     runs: RunService,
+    spans: RunSpans | None,
 ) -> dict[str, Work]:
     """Return what each kind of run does."""
     works: dict[str, Work] = {
@@ -270,5 +275,6 @@ def _works(
         events_of=lambda run, after: stores.events.read(run, after, FRAMES_AT_ONCE),
         runs=runs,
         cost_of=engines.router.cost_of,
+        spans=spans,
     )
     return works

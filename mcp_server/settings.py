@@ -20,6 +20,7 @@ from pydantic_settings import (
 from mcp_server.errors import ConfigurationError
 from mcp_server.settings_models import Models, ModelSetting, Upstreams, UpstreamSetting
 from mcp_server.settings_sql_tools import SqlTools, SqlToolSetting
+from mcp_server.settings_tracing import Tracing, tracing_of
 from mcp_server.settings_values import (
     MOST_DAYS,
     CommaList,
@@ -159,6 +160,11 @@ class Settings(BaseSettings):
                     f"{item!r} is not http(s)://…/v1, scripted:, scripted:FILE or gguf:FILE"
                 )
         return value
+
+    @property
+    def tracing(self) -> Tracing | None:
+        """Whether spans are sent: OpenTelemetry's own variables say so, the same for every program."""
+        return tracing_of(os.environ)
 
     @classmethod
     def settings_customise_sources(

@@ -18,6 +18,10 @@ Chunk: TypeAlias = dict[str, Any]
 """One `chat.completion.chunk` object."""
 
 
+OPENAI = "openai"
+"""The `provider` of a model that says none: whoever it is, it speaks OpenAI's protocol."""
+
+
 class Model(Protocol):
     """Answers chat requests whose `model` field already holds the id that this model knows.
 

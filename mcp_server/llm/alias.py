@@ -8,7 +8,7 @@ from contextlib import aclosing
 from typing import Any
 
 from mcp_server.errors import AppError, NotFound, Unavailable
-from mcp_server.llm import ChatRequest, Chunk, Completion, ModelInfo, TargetInfo
+from mcp_server.llm import OPENAI, ChatRequest, Chunk, Completion, ModelInfo, TargetInfo
 from mcp_server.llm.batches import Batch, batches_of, flatten
 from mcp_server.llm.breaker import RetryBudget
 from mcp_server.llm.guarded import Embeds, Guarded
@@ -35,6 +35,7 @@ class Alias:
     ) -> None:
         self.name = name
         self.targets = tuple(targets)
+        self.provider = self.targets[0].upstream.provider if self.targets else OPENAI
         self._resolve = resolve
         self._fallbacks = tuple(fallbacks)
         self._context_fallbacks = tuple(context_fallbacks)

@@ -38,6 +38,8 @@ _SMALL_MAX_TOKENS = 512
 class GgufModel:
     """Adds tool calls, JSON schemas and OpenAI's message roles to llama.cpp's chat."""
 
+    provider = "llama.cpp"
+
     def __init__(self, weights: Weights, process: ModelProcess) -> None:
         self.name = f"gguf:{weights.path.name}"
         self.description = f"{weights.path.name}, run here on the CPU"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from mcp_server.errors import AppError, NotFound, Timeout, Unavailable
 from mcp_server.llm import (
+    OPENAI,
     ChatRequest,
     Chunk,
     Completion,
@@ -62,6 +63,7 @@ class Guarded:
         breaker: Breaker | None = None,
     ) -> None:
         self.name = name or inner.name
+        self.provider: str = getattr(inner, "provider", OPENAI)
         self.description = inner.description
         self.serves = terms.serves
         self._inner = inner

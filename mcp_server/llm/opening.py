@@ -14,6 +14,7 @@ from mcp_server.llm.discovery import discover
 from mcp_server.llm.guarded import Guarded
 from mcp_server.llm.router import Router
 from mcp_server.llm.terms import Terms, terms_of
+from mcp_server.tracing.spans import Spans
 
 if TYPE_CHECKING:
     from mcp_server.settings_models import ModelSetting, UpstreamSetting
@@ -42,8 +43,10 @@ class LLMSettings(Protocol):
 
 
 @asynccontextmanager
-async def open_router(settings: LLMSettings) -> AsyncGenerator[Router]:
+async def open_router(settings: LLMSettings, spans: Spans | None = None) -> AsyncGenerator[Router]:
     """Open the upstreams of LLM_URL and UPSTREAMS, or what answers on loopback, or the embedded model.
+
+    What they answer is told as `spans`.
 
     Raises ConfigurationError that names the setting if an entry is malformed.
     """
@@ -72,6 +75,7 @@ async def open_router(settings: LLMSettings) -> AsyncGenerator[Router]:
             default_model=settings.llm_model,
             announcement=announcement,
             models=settings.models,
+            spans=spans,
         )
 
 

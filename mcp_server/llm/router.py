@@ -16,7 +16,9 @@ from mcp_server.llm.kept import Answers, Kept
 from mcp_server.llm.metered import Metered, Observer
 from mcp_server.llm.plan import Target, in_turn
 from mcp_server.llm.price import Price
+from mcp_server.llm.spanned import Spanned
 from mcp_server.llm.trail import begin_trail
+from mcp_server.tracing.spans import Spans
 
 if TYPE_CHECKING:
     from mcp_server.settings_models import ModelSetting
@@ -40,8 +42,10 @@ class Router:
         default_model: str | None,
         announcement: str,
         models: Mapping[str, ModelSetting] | None = None,
+        spans: Spans | None = None,
     ) -> None:
         self.announcement = announcement
+        self._spans = spans
         self.upstreams = tuple(upstreams)
         self._first = upstreams[0]
         self._default_model = default_model
@@ -93,6 +97,8 @@ class Router:
         model, known_as = await self._resolve(model_id)
         seconds = self._kept.get(known_as) if self._kept else None
         trail = begin_trail() if isinstance(model, Alias) else None
+        if self._spans is not None:
+            model = Spanned(model, known_as, self._spans)
         if self._observe is None:
             return model, known_as
         metered = Metered(model, known_as, self._observe)

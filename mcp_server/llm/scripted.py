@@ -62,6 +62,8 @@ class _Answer:
 class ScriptedModel:
     """Answers by the rules of the contract, or by the turns of a YAML file; the only model is `scripted`."""
 
+    provider = "scripted"
+
     def __init__(self, turns: tuple[Turn, ...] = (), *, name: str = "scripted:") -> None:
         self.name = name
         self.description = f"the scripted model ({name})"

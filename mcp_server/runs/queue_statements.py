@@ -31,6 +31,7 @@ _GIVEN = (
     "timeout_seconds",
     "ttl_seconds",
     "conversation",
+    "traceparent",
 )
 
 _ROW: dict[str, Any] = {column.name: column.type for column in runs.c}
@@ -45,11 +46,12 @@ INSERTION = (
         f"""
         with created as (
             insert into runs (id, tenant, subject, key_id, grant_scopes, kind, agent, agent_version,
-                definition, input, status, priority, not_before, dedupe_key, origin, conversation, turn,
+                definition, input, status, priority, not_before, dedupe_key, origin, traceparent, conversation,
+                turn,
                 max_retries, timeout_seconds, expires_at, ttl_seconds, last_seq)
             values (:id, :tenant, :subject, :key_id, :grant_scopes, :kind, :agent, :agent_version,
                 :definition, :input, 'queued', :priority, coalesce(:not_before, clock_timestamp()),
-                :dedupe_key, :origin, :conversation,
+                :dedupe_key, :origin, :traceparent, :conversation,
                 case when :conversation is not null then (
                     select coalesce(max(turn), 0) + 1 from runs
                     where tenant = :tenant and conversation = :conversation
@@ -90,6 +92,7 @@ def insertion(run: Run) -> dict[str, Any]:
         "not_before": run.not_before,
         "dedupe_key": run.dedupe_key,
         "origin": run.origin,
+        "traceparent": run.traceparent,
         "conversation": run.conversation,
         "max_retries": run.max_retries,
         "timeout_seconds": run.timeout_seconds,

@@ -24,7 +24,7 @@ Event: TypeAlias = dict[str, Any]
 class Run:
     """One row; `grant` are the scopes that the run was started with.
 
-    `origin` is the URI of what began it, `conversation` the id of the one that it goes on with: of the
+    `origin` is the URI of what began it, `traceparent` the span that it was begun in (W3C), `conversation` the id of the one that it goes on with: of the
     live runs of one conversation only the oldest may run.
 
     What a caller sets: the fields up to `ttl_seconds`. What the engine sets: the rest. `epoch` is the
@@ -45,6 +45,7 @@ class Run:
     not_before: datetime | None = None
     dedupe_key: str | None = None
     origin: str | None = None
+    traceparent: str | None = None
     conversation: str | None = None
     max_retries: int = 0
     timeout_seconds: float | None = None
@@ -64,6 +65,7 @@ class Run:
     output: Any = None
     error: dict[str, str] | None = None
     usage: dict[str, Any] | None = None
+    agent_version: int | None = None
     turns: int = 0
     tool_calls: int = 0
     tool_errors: int = 0

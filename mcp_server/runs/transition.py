@@ -27,7 +27,8 @@ from mcp_server.storage.sql.schema import JsonText
 
 RunRow = Row[*tuple[Any, ...]]
 
-_USED = ("turns", "tool_calls", "tool_errors")
+_USED = ("agent_version", "turns", "tool_calls", "tool_errors")
+_TIMES = ("created_at", "started_at", "ended_at", "purge_at")
 _FRAME = ("run", "first_seq", "last_seq", "events")
 
 
@@ -98,6 +99,7 @@ def run_of(row: RunRow) -> Run:
         not_before=row.not_before,
         dedupe_key=row.dedupe_key,
         origin=row.origin,
+        traceparent=row.traceparent,
         conversation=row.conversation,
         max_retries=row.max_retries,
         timeout_seconds=row.timeout_seconds,
@@ -116,10 +118,6 @@ def run_of(row: RunRow) -> Run:
         output=getattr(row, "output", None),
         error=row.error,
         usage=row.usage,
-        **{name: getattr(row, name) for name in _USED},
-        created_at=row.created_at,
-        started_at=row.started_at,
-        ended_at=row.ended_at,
-        purge_at=row.purge_at,
+        **{name: getattr(row, name) for name in (*_USED, *_TIMES)},
         updated_at=getattr(row, "updated_at", None),
     )

@@ -21,8 +21,10 @@ from mcp_server.runs.record import Event, Outcome, Run, Status
 from mcp_server.services.agent_output import OutputCheck
 from mcp_server.services.grants import Grant, GrantedToolbox, ScopesNow, ToolboxFor
 from mcp_server.services.run_answer_check import AnswerCheck
+from mcp_server.services.run_spans import RunSpans
 from mcp_server.services.runs import RunService
 from mcp_server.services.sub_agents import SubAgents
+from mcp_server.tracing.places import standing_in
 
 T = TypeVar("T")
 
@@ -56,6 +58,7 @@ class AgentWork:
     events_of: EventsOf
     runs: RunService
     cost_of: CostOf = unknown_cost
+    spans: RunSpans | None = None
     check: AnswerCheck = field(default_factory=AnswerCheck)
 
     async def __call__(self, context: RunContext) -> Outcome:
@@ -74,24 +77,29 @@ class AgentWork:
         grant = Grant(principal, self.scopes_now)
         await _patiently(grant.now)
         last: Event = {}
-        tools = GrantedToolbox(grant, definition, self.toolbox_for)
+        granted = GrantedToolbox(grant, definition, self.toolbox_for)
+        tools = SubAgents(self.runs, granted, definition.agents, grant, context)
+        calls = await self.spans.calls(tools, run) if self.spans is not None else None
         performing = perform(
             definition,
             [*await self._recalled(run, grant), *run.input["messages"]],
             run.input["options"],
             model_for=self.model_for,
-            toolbox=SubAgents(self.runs, tools, definition.agents, grant, context),
+            toolbox=calls or tools,
             steps=context,
             told=await self._told(run.id) if context.resumed else NOTHING_TOLD,
             answers=self._rules(definition),
         )
-        with acting_as(principal):  # what the model is asked counts for whoever started the run
+        # What the model is asked counts for whoever started the run.
+        with acting_as(principal), standing_in(calls and calls.place):
             async with aclosing(performing) as events:
                 async for event in events:
                     if event["type"] == "message":
                         last = event
                         break
                     context.emit(event)
+                    if calls is not None:
+                        calls.told(event)
         # A run without calls would otherwise answer for a key that died in the meantime.
         principal = await _patiently(grant.now)
         outcome = _outcome(definition, last)

@@ -15,6 +15,7 @@ from mcp_server.auth.principal import Principal
 from mcp_server.operation import Operation, Operations
 from mcp_server.policy import Verb
 from mcp_server.runs.fence import parse_key
+from mcp_server.runs.places import below_call, below_caller
 from mcp_server.runs.queue import RunQueue
 from mcp_server.runs.record import Run, new_run_id
 from mcp_server.services.agent_bounds import with_approvals
@@ -225,12 +226,14 @@ class RunStarts:
         return created
 
     async def _new_run(self, op: Operation, terms: RunTerms, *, kind: str, **fields: Any) -> Run:
-        priority = terms.get("priority", 0)
+        priority, traceparent = terms.get("priority", 0), below_caller()
         if op.lease is not None:
             await self._admission.check_nested(op.principal.tenant, op.lease.run)
             terms = {**terms, "origin": f"run://{op.lease.run}"}
             # Whoever waits for it began already: it goes before what has not.
             parent = await self._access.find(op.principal.tenant, op.lease.run)
+            if parent is not None:
+                traceparent = below_call(parent, op.key or "")
             priority = max(priority, (parent.priority if parent else 0) + 1)
         if terms.get("ttl_seconds") is None:
             terms = {**terms, "ttl_seconds": self._ttl_of(kind)}
@@ -242,6 +245,7 @@ class RunStarts:
             key_id=principal.key_id,
             grant=principal.scopes,
             kind=kind,
+            traceparent=traceparent,
             **columns(principal, op.uri, terms) | {"priority": priority},
             **fields,
         )

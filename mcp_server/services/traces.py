@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import InvalidInput
 from mcp_server.operation import Operations
+from mcp_server.runs.places import place_of
 from mcp_server.runs.queue import RunQueue
 from mcp_server.runs.record import Run
 from mcp_server.runs.redaction import Redaction
@@ -121,7 +122,7 @@ class TraceService:
         origin = run.origin or ""
         return {
             "run": run.id,
-            "trace_id": run.id.removeprefix("run_"),
+            "trace_id": place_of(run).trace_id,
             "status": run.status,
             "kind": item["kind"],
             "agent": run.agent,

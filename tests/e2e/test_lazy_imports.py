@@ -14,7 +14,7 @@ from mcp.client.stdio import stdio_client
 from tests.doors.fixtures import PLUGIN
 from tests.e2e.processes import environment
 
-HEAVY = {"numpy", "pymilvus", "minio", "redis", "xllamacpp", "openai"}
+HEAVY = {"opentelemetry.sdk", "numpy", "pymilvus", "minio", "redis", "xllamacpp", "openai"}
 
 
 @asynccontextmanager

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import pytest
 from mcp import Client
 from mcp.client.extension import ClaimContext, ClientExtension, ResultClaim
 from mcp.client.streamable_http import streamable_http_client
@@ -25,12 +26,18 @@ from tests.doors import raw
 from tests.doors.live import http_client, serving
 from tests.doors.tasks_client import EXTENSION, over_http
 from tests.e2e.processes import ServeProcess
+from tests.servers.collector import Collector, collecting
 
 KEY = "sk-one-run-through-every-face"
 ANSWER = "The note is kept and the report is filed."
 CALLS = (
     {"name": "kv_set", "arguments": json.dumps({"key": "note", "value": 1})},
     {"name": "object_put", "arguments": json.dumps({"key": "report", "text": "all is well"})},
+)
+# What is told of the run by whoever did it: of the first two the worker that was killed.
+SPANS = (
+    *("chat hesitant", "execute_tool kv_set", "chat hesitant"),
+    *("execute_tool object_put", "chat hesitant", "invoke_agent clerk"),
 )
 
 
@@ -157,8 +164,24 @@ async def allow(server: ServeProcess, run: str) -> None:
         await call(client, "run_input", run=run, answer={"approved": True})
 
 
-async def test_one_run_is_begun_watched_killed_allowed_and_ended_once(data_dir: Path) -> None:
+async def test_one_run_is_begun_watched_killed_allowed_and_ended_once(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = Hesitant()
+    with collecting() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
+        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+        run = await through_every_face(data_dir, model, collector)
+        spans = await asyncio.to_thread(collector.wait, lambda spans: len(spans) >= len(SPANS))
+    assert {span.trace_id for span in spans} == {run.removeprefix("run_")}
+    assert len({span.span_id for span in spans}) == len(spans)
+    assert sorted(span.name for span in spans) == sorted(SPANS)
+    assert len({span.resource["service.instance.id"] for span in spans}) == 2
+    assert not [span for span in spans if span.failed]
+
+
+async def through_every_face(data_dir: Path, model: Hesitant, collector: Collector) -> str:
+    """Return the run; what it did before it was killed was told the collector by then."""
     async with serving(model.app) as upstream:
         settings = {"LLM_URL": f"{upstream}/v1", "API_KEY": KEY}
         first = ServeProcess(data_dir, 0, **settings)
@@ -168,6 +191,7 @@ async def test_one_run_is_begun_watched_killed_allowed_and_ended_once(data_dir: 
             run = await begin(first)
             told = await watch(first, run, until="response.mcp_call.completed")
             await model.hesitated.wait()
+            await asyncio.to_thread(collector.wait, lambda spans: len(spans) >= 2)
             first.kill_group()
             second = ServeProcess(data_dir, 0, **settings)
             await asyncio.to_thread(second.wait_ready)
@@ -178,6 +202,7 @@ async def test_one_run_is_begun_watched_killed_allowed_and_ended_once(data_dir: 
             assert await watch(second, run) == told
             the_stream_is_whole(told)
             await it_ended_once(second, run)
+            return run
         finally:
             if second is not None:
                 await asyncio.to_thread(second.stop)

@@ -50,6 +50,8 @@ runs = Table(
     Column("dedupe_key", Text),
     # The schedule, trigger or run that began it.
     Column("origin", Text),
+    # The span that it was begun in: a child's in its parent's trace, else the caller's own.
+    Column("traceparent", Text),
     # The conversation that it goes on with, and its place among the live runs that do: the first runs.
     Column("conversation", Text),
     Column("turn", BigInteger),
