@@ -67,7 +67,7 @@ def test_a_folder_adds_its_declarations_to_the_bundled_ones(tmp_path: Path) -> N
     completed = {item.ref for item in plugins.completions} - {
         item.ref for item in bundled.completions
     }
-    assert completed == {"note://{name}"}
+    assert completed == {"ask"}
     assert (len(plugins.prompts), len(plugins.setups)) == (1, 1)
 
 
