@@ -43,6 +43,7 @@ from mcp_server.services.objects.links import LinkService
 from mcp_server.services.objects.uploads import UploadService
 from mcp_server.services.run_results import INGESTION_KIND, TOOL_KIND
 from mcp_server.services.run_spans import RunSpans
+from mcp_server.services.run_undo import RunUndoService
 from mcp_server.services.runs import RunService
 from mcp_server.services.schedules import ScheduleService
 from mcp_server.services.sql import SqlService
@@ -130,6 +131,7 @@ async def open_runtime(
             embeddings_at_once=queries_at_once(settings.embeddings_url),
         )
         unit_stores = UnitStores(kv, objects, vectors)
+        versioned = {"kv": kv, "object": objects, "vector": vectors}
         units = await stack.enter_async_context(
             open_units(operations, control, unit_stores, engines.sql, engines.units)
         )
@@ -166,12 +168,13 @@ async def open_runtime(
             outside_tools=shared.outside_tools,
             responses=shared.responses,
             runs=runs,
+            run_undo=RunUndoService(operations, control, runs, versioned),
             schedules=ScheduleService(*standing),
             traces=shared.traces,
             triggers=TriggerService(*standing),
             turns=shared.turns,
             sql=SqlService(operations, control, engines.sql, engines.databases),
-            undo=UndoService(operations, control, {"kv": kv, "object": objects, "vector": vectors}),
+            undo=UndoService(operations, control, versioned),
             units=units,
             uploads=UploadService(operations, control, objects, settings.max_object_bytes),
             vector_stores=vector_stores,

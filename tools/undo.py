@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from mcp_server.plugins import Call, tool
+from mcp_server.services.run_undo import RunUndone
 from mcp_server.services.undo import Undone
 
 
@@ -17,3 +18,15 @@ async def undo(
 ) -> Undone:
     """Undo one change of a key, an object or a document."""
     return await call.services.undo.undo(call.principal, change, idempotency_key=call.key)
+
+
+@tool(verb="write")
+async def run_undo(
+    call: Call,
+    run: str,
+    preview: Annotated[bool, Field(description="tell what it would do, and do nothing")] = False,
+) -> RunUndone:
+    """Undo what a run, and the runs that it began, changed of keys, objects and documents."""
+    return await call.services.run_undo.undo(
+        call.principal, run, preview=preview, idempotency_key=call.key
+    )

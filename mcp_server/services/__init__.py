@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mcp_server.services.objects.uploads import UploadService
     from mcp_server.services.outside_tools import OutsideTools
     from mcp_server.services.responses import ResponseService
+    from mcp_server.services.run_undo import RunUndoService
     from mcp_server.services.runs import RunService
     from mcp_server.services.schedules import ScheduleService
     from mcp_server.services.sql import SqlService
@@ -71,6 +72,7 @@ class Services(ControlServices):
     schedules: ScheduleService
     sql: SqlService
     triggers: TriggerService
+    run_undo: RunUndoService
     undo: UndoService
     units: UnitService
     uploads: UploadService

@@ -19,7 +19,7 @@ from mcp_server.services.writes import Versioned, carry_out
 from mcp_server.storage.sql import schema
 from mcp_server.storage.sql.schema import Xid8
 
-_INSTEAD = {
+INSTEAD = {
     "sql": "no earlier rows are kept; see what is there with sql_query, and reverse it with sql_execute",
     "run": "what a run began cannot be recalled; undo the changes that it made, which changes finds by run",
     "agent": "save the definition that you want with agent_save",
@@ -59,7 +59,7 @@ class UndoService:
         position = journal.parse_position(change, "change")
         async with self._operation(principal, "write", "tool://undo"):
             entry = await self._entry(principal, position)
-        if entry is None or not _is_visible(principal, entry):
+        if entry is None or not is_visible(principal, entry):
             raise NotFound(
                 f"there is no change {change!r}, or it is too old to be kept; "
                 "take it from the field change of what changes returns",
@@ -87,7 +87,7 @@ class UndoService:
         kind = entry.uri.partition("://")[0]
         store = self._stores.get(kind)
         if store is None or entry.verb not in {"write", "delete"}:
-            instead = _INSTEAD.get(kind, "only keys, objects and documents have earlier versions")
+            instead = INSTEAD.get(kind, "only keys, objects and documents have earlier versions")
             raise InvalidInput(f"change: {kind}:// cannot be undone: {instead}", param="change")
         if entry.version is None and entry.prev_version is None:
             raise InvalidInput("change: it replaced nothing and left nothing", param="change")
@@ -119,6 +119,7 @@ class UndoService:
             return await connection.scalar(query) is not None
 
 
-def _is_visible(principal: Principal, entry: Row[Any]) -> bool:
+def is_visible(principal: Principal, entry: Row[Any]) -> bool:
+    """Tell whether the caller may know of a change in the journal."""
     uri = policy.journalled(entry.uri, entry.labels)
     return policy.allows(principal, "read", uri) or policy.allows(principal, "write", uri)

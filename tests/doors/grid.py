@@ -100,6 +100,7 @@ NEEDS: dict[str, tuple[Need, ...]] = {
     "run_cancel": (("run", "run://$run"),),
     "changes": (("read", "tool://changes"),),
     "undo": (("write", "kv://default/door-undo"),),
+    "run_undo": (("write", "tool://run_undo"), ("read", "run://$run")),
     "write_together": (
         ("write", "sql://main/door_t"),
         ("read", "sql://main/door_t"),

@@ -285,6 +285,7 @@ TOOLS: dict[str, Row] = {
         {"change": "$change"}, {"uri": "kv://default/door-undo", "restored": None},
         ({"change": "0.0"}, "^not_found: there is no change '0.0'"),
     ),
+    "run_undo": Row({"run": "$run"}, {"preview": False, "undone": []}, ({"run": MISSING_RUN}, "^not_found: ")),
     "write_together": Row(
         {"rows": [{"sql": "update door_t set b = 'x' where a = 1"}], "keys": [{"key": "door-unit", "value": 1}]},
         {"objects": [], "documents": []},
