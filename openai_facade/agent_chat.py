@@ -20,6 +20,7 @@ from openai_facade.chat_tools import send_loop
 from openai_facade.delivery import Delivery
 from openai_facade.exchange import Exchange
 from openai_facade.facade import AGENT_PREFIX, Facade
+from openai_facade.translate.agent_variables import refused_variables, variables_of
 from openai_facade.translate.loop_answer import Trace
 from openai_facade.translate.mcp_opt_in import asks_for_servers, require_one_answer
 from openai_facade.translate.run_events import (
@@ -57,6 +58,8 @@ async def answer_as_agent(
     so does the stream of its answer: as one message with one finish_reason, in which the text of a
     turn that had to begin anew follows the incomplete one after a blank line. A run that waits for a
     person lets the client wait too.
+
+    Variables of its instructions come in the metadata, as `variable.NAME`.
 
     Raises:
         AppError: there is no such agent, the request does not fit, or the run failed.
@@ -127,6 +130,7 @@ async def start_agent(
             name,
             body["messages"],
             options=options,
+            variables=variables_of(body),
             conversation=joined and joined.conversation,
             said=joined and joined.items,
         )
@@ -137,6 +141,8 @@ async def start_agent(
     except InvalidInput as error:
         if error.param == "conversation":
             raise
+        if error.param == "variables":
+            raise refused_variables(error) from error
         if error.param == "name":
             raise NotFound(f"agent {name!r} does not exist", param="model") from error
         raise InvalidInput(error.message, param="messages") from error

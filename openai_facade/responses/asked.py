@@ -11,6 +11,7 @@ from openai_facade.responses.agent_runs import Continued
 from openai_facade.responses.approvals import Answered
 from openai_facade.responses.context import Context
 from openai_facade.responses.tools import ToolSet
+from openai_facade.translate.agent_variables import variable_metadata
 from openai_facade.translate.response_messages import messages_of_items
 from openai_facade.translate.response_object import Item
 from openai_facade.translate.response_request import chat_request
@@ -43,7 +44,7 @@ class Asked:
     def chat(self, made: list[Item], sources: Sources) -> ChatRequest:
         """Give the chat request: instructions, what it goes on from, its input, and what was `made` since.
 
-        What searches among them found is taken into `sources`.
+        What searches among them found is taken into `sources`. Of the metadata an agent gets its variables.
         """
         context = self.context
         items = context.readable([*context.instructions, *context.items, *made])
@@ -54,4 +55,6 @@ class Asked:
         request = chat_request(self.body, self.known_as, messages, shown, tools.choice)
         if tools.made:  # the loop adds these itself
             request["tools"] = tools.shown
+        if self.model is None:
+            request["metadata"] = variable_metadata(self.body)
         return request
