@@ -10,9 +10,9 @@ from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult, TextContent
 
 from mcp_server.auth.principal import current_principal
-from mcp_server.boundary import check_arguments
 from mcp_server.invocation import Invocation
 from mcp_server.runs.fence import is_step
+from mcp_server.sendable import check_arguments
 from mcp_server.services import Services
 from mcp_server.services.run_results import RunItem, RunResult
 from mcp_server.services.runs import RunTerms

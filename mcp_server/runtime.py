@@ -279,5 +279,6 @@ def _works(
         runs=runs,
         cost_of=engines.router.cost_of,
         spans=spans,
+        turn_observers=runs.turn_observers,
     )
     return works

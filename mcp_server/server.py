@@ -13,7 +13,6 @@ from mcp.server.extension import Extension
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
-from mcp.server.request_state import RequestStateSecurity
 from mcp.server.subscriptions import ListenHandler, SubscriptionBus
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
@@ -31,14 +30,16 @@ from pydantic import AnyUrl
 
 from mcp_server import __version__, policy
 from mcp_server.auth.principal import Principal, current_principal
-from mcp_server.boundary import RATE_LIMITED, check_arguments, guard, protocol_error, unexpected
+from mcp_server.boundary import RATE_LIMITED, guard, protocol_error, unexpected
 from mcp_server.declarations import Declared
 from mcp_server.errors import AppError, ConfigurationError, InvalidInput, NotFound
 from mcp_server.invocation import Invocation, current_invocation
 from mcp_server.long_tools import call_long
 from mcp_server.operation import Operations
 from mcp_server.plugins import Call
+from mcp_server.request_state import state_security
 from mcp_server.resource import DeclaredResource
+from mcp_server.sendable import check_arguments
 from mcp_server.services import Services
 from mcp_server.tool import DeclaredTool
 
@@ -73,8 +74,7 @@ class IsthmusServer(MCPServer[Any]):
             version=__version__,
             instructions=INSTRUCTIONS,
             tools=list(self._declared_tools.values()),
-            # Shared by every process of one deployment, so that any of them may take the next round.
-            request_state_security=RequestStateSecurity(keys=[secret]),
+            request_state_security=state_security(secret),
             subscriptions=bus,
             extensions=extensions,
             middleware=[guard],

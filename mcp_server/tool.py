@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import types
 import typing
 from typing import Any, cast
 
@@ -66,7 +67,7 @@ class DeclaredTool(Tool):
             is_async=True,
             context_kwarg=context_kwarg,
             call_kwarg=call_kwarg,
-            shows_dict=is_typeddict(hints.get("return")),
+            shows_dict=_is_shown_as_dict(hints.get("return")),
             verb=declaration.verb,
             egress=declaration.egress,
             long=declaration.long,
@@ -96,7 +97,7 @@ class DeclaredTool(Tool):
             given[self.context_kwarg] = call.context
         try:
             result: object = await self.fn(**given)
-            if self.shows_dict:
+            if self.shows_dict and not isinstance(result, InputRequiredResult):
                 item = _typed_dict(result)
                 return CallToolResult(
                     content=[TextContent(type="text", text=_json(item))], structured_content=item
@@ -132,6 +133,13 @@ def _parameter(hints: dict[str, Any], wanted: type) -> str | None:
         if name != "return" and isinstance(inner, type) and issubclass(inner, wanted):
             return name
     return None
+
+
+def _is_shown_as_dict(hint: Any) -> bool:
+    """Tell whether a function returns a TypedDict, or else asks for input."""
+    arms = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    data = [arm for arm in arms if arm is not InputRequiredResult]
+    return len(data) == 1 and is_typeddict(data[0])
 
 
 def _published(metadata: FuncMetadata) -> FuncMetadata:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Annotated, Any
 
+from mcp_types import InputRequiredResult
 from pydantic import Field
 
 from mcp_server.agents.definitions import AgentLimits, Busy, Memory, UnsurePolicy
@@ -159,36 +161,46 @@ async def agent_run(
     conversation: Annotated[
         str | None, Field(description="key of the conversation that it goes on with")
     ] = None,
-) -> RunResult:
+) -> RunResult | InputRequiredResult:
     """Run an agent with the caller's rights and wait for its answer.
 
-    A run that is not over goes on, also if the caller leaves: run_get tells, run_cancel ends it. One that
-    asks something comes back at once as input_required: run_get shows the question, run_input answers it.
+    A run that is not over goes on, also if the caller leaves: run_get tells, run_cancel ends it. What it
+    asks meanwhile is put to a client that fills forms (elicitation), and the wait begins anew; to others one
+    that asks comes back at once as input_required: run_get shows the question, run_input answers it.
     """
-
-    async def tell(event: dict[str, Any]) -> None:
-        said = _progress(event)
-        if said is not None:
-            await call.progress(event["seq"], None, said)
-
-    if call.detached:
-        wait_seconds = 0
-    if call.deadline is not None:  # to answer with the run's id, not with a timeout
-        left = call.deadline - asyncio.get_running_loop().time() - MARGIN_SECONDS
-        wait_seconds = min(wait_seconds, max(left, 0))
-    done = await call.services.runs.run(
-        call.principal,
-        agent,
-        input,
+    runs, tell, seconds = call.services.runs, partial(_tell, call), _seconds(call, wait_seconds)
+    begin = partial(
+        runs.run,
+        *(call.principal, agent, input),
         variables=variables,
         conversation=conversation,
-        wait_seconds=wait_seconds,
+        wait_seconds=seconds,
         on_event=tell,
         key=call.key,
     )
+    wait = partial(runs.wait, call.principal, wait_seconds=seconds, on_event=tell)
+    done = await call.attend(begin, wait)
+    if isinstance(done, InputRequiredResult):
+        return done
     return RunResult(
         run=done["run"], status=done["status"], output=done["output"], error=done["error"]
     )
+
+
+def _seconds(call: Call, wanted: float) -> float:
+    """Return how long to wait: who follows the run itself need not, and a deadline leaves time to answer."""
+    if call.detached:
+        return 0
+    if call.deadline is None:
+        return wanted
+    left = call.deadline - asyncio.get_running_loop().time() - MARGIN_SECONDS
+    return min(wanted, max(left, 0))
+
+
+async def _tell(call: Call, event: dict[str, Any]) -> None:
+    said = _progress(event)
+    if said is not None:
+        await call.progress(event["seq"], None, said)
 
 
 def _progress(event: dict[str, Any]) -> str | None:

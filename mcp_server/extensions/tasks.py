@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from typing import Any, TypeAlias, cast
 
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
@@ -22,9 +21,9 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from starlette.requests import Request
 
 from mcp_server.auth.principal import Principal, current_principal
-from mcp_server.boundary import check_arguments
-from mcp_server.errors import Conflict, InvalidInput, NotFound
-from mcp_server.extensions.elicitation import questions, read_response
+from mcp_server.elicitation.client import put_answer
+from mcp_server.elicitation.forms import questions, read_response
+from mcp_server.errors import InvalidInput, NotFound
 from mcp_server.extensions.tasks_wire import EXTENSION, show_created, show_task
 from mcp_server.invocation import detaching
 from mcp_server.operation import Operations
@@ -123,17 +122,8 @@ class TasksExtension(Extension):
             for item in asked
             if item.key in responses
         ]
-        check_arguments({f"inputResponses.{item.key}": told.answer for item, told in answers})
-        for question, response in answers:
-            with suppress(Conflict):  # somebody else was first, or the run has ended
-                await self._runs.input(
-                    principal,
-                    task,
-                    response.answer,
-                    question.request,
-                    part=question.part,
-                    declined=response.declined,
-                )
+        for question, told in answers:
+            await put_answer(self._runs, principal, task, question, told)
         return dict(_ACKNOWLEDGED)
 
     async def _cancel(self, principal: Principal, task: str, _: TaskParams) -> dict[str, Any]:

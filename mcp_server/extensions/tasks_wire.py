@@ -7,7 +7,7 @@ import math
 from datetime import datetime, timedelta
 from typing import Any, Literal, TypeAlias
 
-from mcp_server.extensions.elicitation import elicitation, questions
+from mcp_server.elicitation.forms import elicitation, questions
 from mcp_server.long_tools import tool_result
 from mcp_server.services.run_results import RESPONSE_KIND, RunItem, RunProgress, RunResult
 

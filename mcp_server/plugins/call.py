@@ -9,13 +9,16 @@ from itertools import count
 from typing import Any, Literal
 
 from mcp.server.mcpserver import Context
+from mcp_types import InputRequiredResult
 
 from mcp_server.agents.asked import check_schema, every_part, is_declined
 from mcp_server.auth.principal import Principal
+from mcp_server.elicitation.client import AskedClient, Begin, Wait
 from mcp_server.errors import Conflict, Forbidden
 from mcp_server.runs.context import RunContext
 from mcp_server.runs.fence import parse_key
 from mcp_server.services import Services
+from mcp_server.services.run_results import RunItem
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,20 @@ class Call:
             await self.context.report_progress(done, total, message)
         # Without a client that asked nothing above waits: a busy loop would stop the whole server.
         await asyncio.sleep(0)
+
+    async def attend(self, begin: Begin, wait: Wait) -> RunItem | InputRequiredResult:
+        """Begin a run and wait; what it asks is put to the client of this call, if that fills forms.
+
+        In the 2026-07-28 era the client then calls again, with its answers: there `begin` is not called a
+        second time. The tool returns an InputRequiredResult as it is.
+
+        Raises:
+            InvalidInput: the client sent answers that belong to no question. And what `begin` and `wait` raise.
+        """
+        if self.context is None or self.detached or self.by_model:
+            return await begin()
+        client = AskedClient(self.context, self.principal, self.services.runs)
+        return await client.attend(begin, wait)
 
     async def step(
         self,

@@ -21,6 +21,7 @@ from mcp_server.storage.sql.schema import encode_json
 from mcp_server.storage.sql.wake import Wake
 
 MAX_POLL_SECONDS = 60.0
+MAX_WAIT_SECONDS = 600.0
 # What one answer holds of a run's events at most.
 MOST_EVENTS = 1000
 MOST_BYTES = 1_048_576
@@ -59,17 +60,39 @@ class RunWatch:
                 f"the events of run {run} cannot be read now; ask run_get later what became of it"
             ) from error
 
-    async def settle(self, tenant: str, run: str, on_event: OnEvent | None = None) -> None:
-        """Return when the run has ended, or waits for input; tell its events until then."""
-        async with aclosing(self.follow(run, 0)) as events:
+    async def settle(
+        self, tenant: str, run: str, on_event: OnEvent | None = None, after: int = 0
+    ) -> None:
+        """Return when the run has ended, or waits for input; tell its events after number `after` until then."""
+        if after and await self._rests(tenant, run):  # the event that says so may be before it
+            return
+        async with aclosing(self.follow(run, after)) as events:
             async for event in events:
                 if on_event is not None:
                     await on_event(event)
-                if event["type"] == "status" and event["status"] == "input_required":
-                    found = await self._queue.load(tenant, run)
-                    # The question may have been answered since.
-                    if found is None or found.status == "input_required":
-                        return
+                asks = event["type"] == "status" and event["status"] == "input_required"
+                if asks and await self._rests(tenant, run):
+                    return
+
+    async def settle_within(
+        self,
+        seconds: float,
+        tenant: str,
+        run: str,
+        on_event: OnEvent | None = None,
+        after: int = 0,
+    ) -> None:
+        """Return as `settle` does, or when the time is up."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.settle(tenant, run, on_event, after)
+        except TimeoutError:
+            pass
+
+    async def _rests(self, tenant: str, run: str) -> bool:
+        """Tell whether a run waits for input now: its question may have been answered since."""
+        found = await self._queue.load(tenant, run)
+        return found is None or found.status == "input_required"
 
     async def page(self, run: Run, after: int, limit: int, wait_seconds: float) -> RunEvents:
         """Return up to `limit` stored events after number `after`; wait for the first one if told to.
@@ -149,6 +172,20 @@ class RunWatch:
                     return
         except TimeoutError:
             return
+
+
+def check_wait(seconds: float) -> None:
+    """Refuse a wait for a run that is out of its range.
+
+    Raises:
+        InvalidInput: it is negative or over 600 seconds.
+    """
+    if not 0 <= seconds <= MAX_WAIT_SECONDS:
+        raise InvalidInput(
+            f"wait_seconds: {seconds} is not within 0-{MAX_WAIT_SECONDS:g}; "
+            "run_get tells later what became of the run",
+            param="wait_seconds",
+        )
 
 
 def _size(event: Event) -> int:

@@ -11,7 +11,7 @@ import anyio
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mcp_server.auth.principal import Principal
-from mcp_server.errors import InvalidInput, Timeout, Unavailable
+from mcp_server.errors import Timeout, Unavailable
 from mcp_server.operation import Operations
 from mcp_server.runs.events import RunEvents as EventStore
 from mcp_server.runs.fence import is_step
@@ -36,7 +36,8 @@ from mcp_server.services.run_results import (
     run_summary,
 )
 from mcp_server.services.run_terms import RunTerms
-from mcp_server.services.run_watch import OnEvent, RunWatch
+from mcp_server.services.run_watch import OnEvent, RunWatch, check_wait
+from mcp_server.services.turn_clock import TurnObserver
 from mcp_server.storage.sql.wake import Wake
 
 __all__ = [
@@ -51,7 +52,6 @@ __all__ = [
     "RunTerms",
 ]
 
-MAX_WAIT_SECONDS = 600.0
 # A worker needs a moment to end what it holds: many are ended in the time of one.
 CANCELLED_AT_ONCE = 64
 
@@ -77,6 +77,8 @@ class RunService(RunInputs):
         super().__init__(operation, control, queue, wake, ttl_of)
         self.following = following
         self.idling = Idling()
+        # Told of each turn that an agent takes here.
+        self.turn_observers: list[TurnObserver] = []
         self._watch = RunWatch(queue, events, following, wake)
         self._answers = AnswerCheck()
 
@@ -97,25 +99,38 @@ class RunService(RunInputs):
         Raises:
             InvalidInput: the wait is negative or over 600 seconds; and what `start` raises.
         """
-        if not 0 <= wait_seconds <= MAX_WAIT_SECONDS:
-            raise InvalidInput(
-                f"wait_seconds: {wait_seconds} is not within 0-{MAX_WAIT_SECONDS:g}; "
-                "run_get tells later what became of the run",
-                param="wait_seconds",
-            )
+        check_wait(wait_seconds)
         started = await self.start(
             principal, agent, input, variables=variables, conversation=conversation, key=key
         )
-        try:
-            with self._waiting(inside=is_step(key)):
-                async with asyncio.timeout(wait_seconds):
-                    await self._watch.settle(principal.tenant, started["run"], on_event)
-        except TimeoutError:
-            pass
+        with self._waiting(inside=is_step(key)):
+            await self._watch.settle_within(
+                wait_seconds, principal.tenant, started["run"], on_event
+            )
         try:
             return run_item(await self._access.load(principal.tenant, started["run"]))
         except Unavailable:
             return started  # it has begun: told of a failure, the caller would begin another one
+
+    async def wait(
+        self,
+        principal: Principal,
+        run: str,
+        after: int,
+        *,
+        wait_seconds: float,
+        on_event: OnEvent | None = None,
+    ) -> RunItem:
+        """Wait up to `wait_seconds` for the end of a run, or for what it asks after event `after`.
+
+        Raises:
+            NotFound: there is no such run in this tenant. InvalidInput: the wait is negative or over 600 seconds.
+        """
+        check_wait(wait_seconds)
+        async with self._access.opening(principal, "read", run):
+            pass  # no operation stays open while it is waited for
+        await self._watch.settle_within(wait_seconds, principal.tenant, run, on_event, after)
+        return run_item(await self._access.load(principal.tenant, run))
 
     async def attend(
         self,

@@ -18,7 +18,7 @@ from mcp_server.plugins import load_plugins
 from mcp_server.runs import cleaning, context, leases
 from mcp_server.runs.intervals import Timing
 from mcp_server.runs.worker import CONCURRENCY
-from mcp_server.services import run_answer_check, run_terms, run_watch, runs, tool_work
+from mcp_server.services import run_answer_check, run_terms, run_watch, tool_work
 from mcp_server.settings import Settings
 from mcp_server.tool import DeclaredTool
 
@@ -205,7 +205,7 @@ def test_every_type_of_event_is_documented_and_no_other() -> None:
         ("runs that start one another", f"{run_terms.MOST_NESTED} deep"),
         ("one page of events", f"{run_watch.MOST_EVENTS:,}, or {run_watch.MOST_BYTES >> 20} MiB"),
         ("one wait of `run_events`, of `agent_run`", f"{run_watch.MAX_POLL_SECONDS:g} s, "),
-        ("one wait of `run_events`, of `agent_run`", f", {runs.MAX_WAIT_SECONDS:g} s"),
+        ("one wait of `run_events`, of `agent_run`", f", {run_watch.MAX_WAIT_SECONDS:g} s"),
         ("runs at once in one process", f"1 to {MOST_SLOTS}, by default {CONCURRENCY}"),
         ("runs that one stream, and one key, may watch", f"{updates.MOST_URIS:,}, "),
         ("runs that one stream, and one key, may watch", f"{updates.MOST_RUNS_PER_KEY:,}"),

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from mcp_server.elicitation.forms import Question, elicitation, questions, read_response
 from mcp_server.errors import InvalidInput
-from mcp_server.extensions.elicitation import Question, elicitation, questions, read_response
 from mcp_server.extensions.tasks_wire import show_created, show_task
 from mcp_server.runs.record import Run, Status
 from mcp_server.services.run_results import RunItem, run_item

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 
 from mcp_server.agents.asked import answer_schema
 from mcp_server.errors import InvalidInput
+from mcp_server.sendable import check_arguments
 from mcp_server.services.run_results import RunPreview, RunRequest
 
 # The one field of a form that stands for a value which is no object.
@@ -78,10 +79,14 @@ def _shown(preview: RunPreview | None) -> str:
     return "\n\nNothing is there now." if text == "null" else f"\n\nThere is now: {text}"
 
 
-def elicitation(question: Question) -> dict[str, Any]:
-    """Return the request that a client fulfils: an `elicitation/create` in form mode."""
+def elicitation(question: Question, fault: str | None = None) -> dict[str, Any]:
+    """Return the request that a client fulfils: an `elicitation/create` in form mode.
+
+    `fault` is what was wrong with the answer before, if it is asked again.
+    """
     form, _ = _form(question.schema)
-    params = {"mode": "form", "message": question.message, "requestedSchema": form}
+    message = question.message if fault is None else f"{question.message}\n\n{fault}"
+    params = {"mode": "form", "message": message, "requestedSchema": form}
     return {"method": "elicitation/create", "params": params}
 
 
@@ -91,7 +96,7 @@ def read_response(question: Question, response: Any) -> Response:
     Whoever declines an approval, or closes its form, does not approve.
 
     Raises:
-        InvalidInput: it is no elicitation result.
+        InvalidInput: it is no elicitation result, or holds what could never be sent back.
     """
     where = f"inputResponses.{question.key}"
     given = cast("dict[str, Any]", response) if isinstance(response, dict) else {}
@@ -108,7 +113,9 @@ def read_response(question: Question, response: Any) -> Response:
     content = given.get("content")
     if not isinstance(content, dict):
         raise InvalidInput(f"{where}.content: an accepted form has an object here", param=where)
-    return Response(_value(question, cast("dict[str, Any]", content), where))
+    value = _value(question, cast("dict[str, Any]", content), where)
+    check_arguments({where: value})
+    return Response(value)
 
 
 def _value(question: Question, content: dict[str, Any], where: str) -> Any:
