@@ -24,7 +24,8 @@ class AgentLimits(BaseModel):
     """Where a run of the agent ends at the latest; `seconds` count anew for each attempt at it.
 
     `tokens` are those of all its answers with what the model read for them, `cost` is in US dollars by
-    the prices of the model; None is no limit.
+    the prices of the model; None is no limit. A run does not end at `context_tokens`: after a turn that
+    read and wrote so many, the older part of its conversation is summed up.
     """
 
     model_config = _STRICT
@@ -34,6 +35,7 @@ class AgentLimits(BaseModel):
     tool_calls: int = Field(default=64, ge=0, le=1000)
     tokens: int | None = Field(default=None, ge=1, le=1_000_000_000)
     cost: float | None = Field(default=None, gt=0, le=1_000_000)
+    context_tokens: int | None = Field(default=None, ge=1, le=1_000_000_000)
 
     def of_loop(self) -> LoopLimits:
         return LoopLimits(**self.model_dump())
@@ -48,6 +50,7 @@ class AgentDefinition(BaseModel):
     and one that searches these stores only. The final answer fits `output_schema`. `parallel` lets the
     calls of one turn run at once. With `memory` of `conversation`, runs with one key go on where the
     one before ended, and `busy` says what becomes of a run whose conversation another one is in.
+    `as_tool` shows the agent as a tool `agent_NAME`, `as_prompt` its instructions as a prompt of that name.
 
     Each call to a tool of `approve` waits for a person's approval. `unsure` says what becomes of a
     run that was interrupted in the middle of a call that its tool cannot promise to do only once,
@@ -72,6 +75,8 @@ class AgentDefinition(BaseModel):
     limits: AgentLimits = AgentLimits()
     memory: Memory = "none"
     busy: Busy = "reject"
+    as_tool: bool = False
+    as_prompt: bool = False
     metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] = (
         Field(default={}, max_length=16)
     )
