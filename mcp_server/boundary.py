@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.shared.exceptions import MCPError
-from mcp_types import INTERNAL_ERROR, INVALID_PARAMS
+from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, CallToolResult, TextContent
 from pydantic import ValidationError
 
 from mcp_server.errors import AppError, LimitExceeded, Unavailable
@@ -82,3 +82,14 @@ def _sendable(error: MCPError) -> MCPError:
     if message == error.error.message and data is error.error.data:
         return error
     return MCPError(code=error.error.code, message=message, data=data)
+
+
+def failed_call(error: Exception) -> CallToolResult:
+    """Return a failure that the model shall read.
+
+    Raises:
+        MCPError: the caller's rate is used up, which is the protocol's own error.
+    """
+    if isinstance(error, AppError) and (wire := protocol_error(error)).error.code == RATE_LIMITED:
+        raise wire from error
+    return CallToolResult(content=[TextContent(type="text", text=str(error))], is_error=True)

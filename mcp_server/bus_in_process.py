@@ -21,6 +21,7 @@ from mcp_types import (
 from mcp_types.version import LATEST_MODERN_VERSION
 
 from mcp_server import __version__, policy
+from mcp_server.agent_faces import AgentTool
 from mcp_server.auth.principal import Principal, acting_as
 from mcp_server.bus import ProgressFn, ToolSpec
 from mcp_server.bus_errors import app_error
@@ -43,16 +44,23 @@ class InProcess:
 
     def __init__(self, server: IsthmusServer) -> None:
         self._server = server
-        declared = sorted(server.declared_tools.values(), key=lambda tool: tool.name)
-        self._specs: list[tuple[ToolSpec, Verb]] = [(_spec(tool), tool.verb) for tool in declared]
+        self._specs: list[tuple[ToolSpec, Verb]] = [
+            (_spec(tool), tool.verb) for tool in server.declared_tools.values()
+        ]
 
     async def tools(self, principal: Principal) -> list[ToolSpec]:
-        """Return the tools that `principal` may call, in the order of their names."""
-        return [
+        """Return the tools that `principal` may call, in the order of their names.
+
+        Raises:
+            Unavailable: the agents among them cannot be known now.
+        """
+        declared = [
             spec
             for spec, verb in self._specs
             if policy.allows(principal, verb, f"tool://{spec.name}")
         ]
+        agents = [_agent_spec(tool) for tool in await self._server.agent_tools(principal)]
+        return sorted([*declared, *agents], key=lambda spec: spec.name)
 
     def is_repeatable(self, tool: str) -> bool:
         """Tell whether two calls with one key take effect once; one not there has no effect."""
@@ -119,4 +127,10 @@ def _spec(tool: DeclaredTool) -> ToolSpec:
     read_only = bool(tool.annotations and tool.annotations.read_only_hint)
     return ToolSpec(
         tool.name, tool.description, tool.parameters, read_only, tool.egress, tool.preview
+    )
+
+
+def _agent_spec(tool: AgentTool) -> ToolSpec:
+    return ToolSpec(
+        tool.name, tool.description, tool.parameters, read_only=False, egress=tool.egress
     )

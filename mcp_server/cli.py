@@ -83,14 +83,15 @@ def _upkeep(settings: Settings, options: argparse.Namespace) -> Coroutine[Any, A
             from mcp_server.commands.migrate import migrate
 
             return migrate(settings)
-        case "export":
-            from mcp_server.commands.moves import export
+        case "export" | "import":
+            from mcp_server.commands import moves
 
-            return export(settings, options.directory.resolve(), as_json=options.json)
-        case "import":
-            from mcp_server.commands.moves import import_
+            move = moves.export if options.command == "export" else moves.import_
+            return move(settings, options.directory.resolve(), as_json=options.json)
+        case "agents":
+            from mcp_server.commands import agents
 
-            return import_(settings, options.directory.resolve(), as_json=options.json)
+            return agents.run(settings, options)
         case "tenants":
             from mcp_server.commands import tenants
 
@@ -144,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--url", help="a running server; without it the demo starts its own")
     demo.add_argument("--key", help="the key for --url")
     _add_keys(commands)
+    _add_agents(commands)
     _add_tenants(commands)
     _add_moves(commands)
     commands.add_parser("migrate", help="bring the control database to this version")
@@ -235,6 +237,29 @@ def _add_keys(commands: Any) -> None:
     usage.add_argument("--key", metavar="ID", help="of this key only")
     for command in (create, listing, revoke, usage):
         command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_agents(commands: Any) -> None:
+    agents = commands.add_parser("agents", help="agents as YAML files").add_subparsers(
+        dest="action", required=True, metavar="ACTION"
+    )
+    export = agents.add_parser("export", help="write definitions, one YAML document for each")
+    export.add_argument("names", nargs="*", metavar="NAME", help="these only [all]")
+    export.add_argument(
+        "--output", default="-", metavar="DIR|-", help="a file NAME.yaml for each there [stdout]"
+    )
+    apply = agents.add_parser("apply", help="save the definitions of files, all or none")
+    apply.add_argument(
+        "paths", nargs="+", type=Path, metavar="FILE_OR_DIR", help="of a folder, *.yaml and *.yml"
+    )
+    apply.add_argument(
+        "--dry-run", action="store_true", help="check and tell what would change; save nothing"
+    )
+    apply.add_argument("--json", action="store_true", help="print JSON")
+    for command in (export, apply):
+        command.add_argument("--tenant", default="default", help="whose agents [default]")
+        _add_config(command)
+        _add_plugins(command)
 
 
 def _add_tenants(commands: Any) -> None:

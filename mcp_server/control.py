@@ -16,8 +16,9 @@ from mcp_server.operation import Operations
 from mcp_server.runs.redaction import Redaction
 from mcp_server.runs.stores import Stores
 from mcp_server.services import ControlServices
+from mcp_server.services.agent_checks import Taken, Tools
 from mcp_server.services.agent_stats import AgentStatsService
-from mcp_server.services.agents import AgentService, Tools
+from mcp_server.services.agents import AgentService
 from mcp_server.services.batches import open_batches
 from mcp_server.services.conversations import ConversationService
 from mcp_server.services.idempotency import open_idempotency
@@ -87,9 +88,12 @@ async def open_control_parts(
 
 @asynccontextmanager
 async def open_control_services(
-    parts: Control, tools: Tools, files: Files
+    parts: Control, tools: Tools, files: Files, taken: Taken | None = None
 ) -> AsyncGenerator[ControlServices]:
-    """Open the services that need no data engine; `tools` and `files` reach those that do."""
+    """Open the services that need no data engine; `tools` and `files` reach those that do.
+
+    `taken` are the names of tools and prompts that no agent can have.
+    """
     operations, engines = parts.operations, parts.engines
     control = engines.control
     async with (
@@ -100,7 +104,9 @@ async def open_control_services(
         open_batches(operations, control, parts.runs) as batches,
     ):
         yield ControlServices(
-            agents=AgentService(operations, control, models=engines.router.models, tools=tools),
+            agents=AgentService(
+                operations, control, models=engines.router.models, tools=tools, taken=taken
+            ),
             agent_stats=AgentStatsService(operations, control),
             batches=batches,
             chats=ChatService(operations, control),

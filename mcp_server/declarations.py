@@ -18,6 +18,7 @@ from mcp_server.plugins import (
     ToolDeclaration,
 )
 from mcp_server.resource import DeclaredResource
+from mcp_server.services.agent_checks import Taken
 from mcp_server.tool import DeclaredTool
 
 D = TypeVar("D", ToolDeclaration, ResourceDeclaration, PromptDeclaration)
@@ -31,6 +32,14 @@ class Declared:
     tools: list[DeclaredTool]
     resources: list[DeclaredResource]
     prompts: list[Prompt]
+
+    @property
+    def names(self) -> Taken:
+        """Return the names of the tools and prompts, which nothing else can have."""
+        return Taken(
+            frozenset(tool.name for tool in self.tools),
+            frozenset(prompt.name for prompt in self.prompts),
+        )
 
 
 def declare(plugins: Plugins) -> Declared:

@@ -27,6 +27,19 @@ SEARCH_FUNCTION = "search_documents"
 """The function with which an agent searches the stores of its definition."""
 
 
+_FACE = "agent_"
+
+
+def agent_face(agent: str) -> str:
+    """Give the name under which an agent is shown, if its definition says so: as a tool, and as a prompt."""
+    return _FACE + agent
+
+
+def agent_of_face(name: str) -> str | None:
+    """Give the agent that a tool or a prompt of this name would be, None if none can have it."""
+    return name.removeprefix(_FACE) if name.startswith(_FACE) else None
+
+
 def agent_function(agent: str) -> str:
-    """Give the name of the tool, and of the function, that runs an agent."""
-    return function_name(f"agent_{agent}")
+    """Give the name of the function that runs an agent."""
+    return function_name(agent_face(agent))

@@ -76,7 +76,7 @@ def metrics_of(
     """Return the route of /metrics, and what counts the requests to an application."""
     from mcp_server import metrics  # stdio has no use for its library
 
-    counts = metrics.Metrics(operations, stores.queue, services.models.usage)
+    counts = metrics.Metrics(operations, stores.queue, services.models.usage, services.runs)
     route = metrics.route(
         *(counts, operations, engines.control),
         lambda: health.engines_up(engines.checks),

@@ -26,6 +26,7 @@ from mcp_server.runs.figures import Figures, figures
 from mcp_server.runs.queue import RunQueue
 from mcp_server.runs.record import Run
 from mcp_server.services.model_usage import ModelUsage
+from mcp_server.services.runs import RunService
 
 logger = logging.getLogger(__name__)
 
@@ -45,10 +46,13 @@ T = TypeVar("T")
 class Metrics:
     """The counts of one application; no label names a tenant, a key or a run."""
 
-    def __init__(self, operations: Operations, queue: RunQueue, usage: ModelUsage) -> None:
+    def __init__(
+        self, operations: Operations, queue: RunQueue, usage: ModelUsage, runs: RunService
+    ) -> None:
         operations.watch(self.operation_ended)
         usage.observers.append(self.model_asked)
         queue.observers.append(self.run_moved)
+        runs.turn_observers.append(self.turn_ended)
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self._operations = Counter(
@@ -58,7 +62,7 @@ class Metrics:
             "isthmus_http_requests", "HTTP requests.", ("door", "status"), registry=registry
         )
         self._asked, self._tokens = _model_counters(registry)
-        self._turns, self._calls = _agent_counters(registry)
+        self._turns, self._calls, self._turn = _agent_metrics(registry)
         self._ended = Counter(
             "isthmus_runs_ended", "Runs ended here.", ("kind", "status"), registry=registry
         )
@@ -90,6 +94,10 @@ class Metrics:
         self._asked.labels(spent.model, spent.outcome).inc()
         self._tokens.labels(spent.model, "prompt").inc(spent.prompt_tokens)
         self._tokens.labels(spent.model, "completion").inc(spent.completion_tokens)
+
+    def turn_ended(self, model: str, seconds: float) -> None:
+        """Note a turn that an agent took here."""
+        self._turn.labels(model).observe(seconds)
 
     def run_moved(self, run: Run) -> None:
         """Note a run that this process has just claimed or ended."""
@@ -125,7 +133,7 @@ def _model_counters(registry: CollectorRegistry) -> tuple[Counter, Counter]:
     return asked, tokens
 
 
-def _agent_counters(registry: CollectorRegistry) -> tuple[Counter, Counter]:
+def _agent_metrics(registry: CollectorRegistry) -> tuple[Counter, Counter, Histogram]:
     turns = Counter("isthmus_agent_turns", "Turns of runs ended here.", registry=registry)
     calls = Counter(
         "isthmus_agent_tool_calls",
@@ -133,7 +141,14 @@ def _agent_counters(registry: CollectorRegistry) -> tuple[Counter, Counter]:
         ("outcome",),
         registry=registry,
     )
-    return turns, calls
+    turn = Histogram(
+        "isthmus_agent_turn_seconds",
+        "From when an agent's model was asked to the end of its answer, here.",
+        ("model",),
+        buckets=_DURATIONS,
+        registry=registry,
+    )
+    return turns, calls, turn
 
 
 class RequestCounter:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -131,8 +131,9 @@ class Operation:
         verb: str | None = None,
         version: int | None = None,
         prev_version: int | None = None,
+        labels: Sequence[str] = (),
     ) -> None:
-        """Journal one change in the transaction that makes it."""
+        """Journal one change in the transaction that makes it; `labels` are added to the operation's."""
         await journal.append(
             connection,
             tenant=self.principal.tenant,
@@ -143,7 +144,7 @@ class Operation:
             prev_version=prev_version,
             run=self.lease.run if self.lease else None,
             step=self.key,
-            labels=list(self.labels),
+            labels=[*self.labels, *labels],
         )
 
 

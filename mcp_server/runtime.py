@@ -136,7 +136,7 @@ async def open_runtime(
             open_units(operations, control, unit_stores, engines.sql, engines.units)
         )
         shared = await stack.enter_async_context(
-            open_control_services(parts, list_tools, StoredFiles(objects))
+            open_control_services(parts, list_tools, StoredFiles(objects), declared.names)
         )
         vector_stores = VectorStoreService(
             *(operations, control, engines.vectors, engines.embedder, vectors, runs)
@@ -194,7 +194,7 @@ async def open_runtime(
         add_handshake_methods(server, updates)
         serve_listening(server, updates)
         serve_task_notifications(server, operations, runs)
-        add_completions(server, plugins.completions)
+        add_completions(server, services, plugins.completions)
         await set_up(plugins, server)
         await server.refuse_undeclared_tools()
         await stack.enter_async_context(updates.following(control, engines.wake, runs.following))
@@ -279,5 +279,6 @@ def _works(
         runs=runs,
         cost_of=engines.router.cost_of,
         spans=spans,
+        turn_observers=runs.turn_observers,
     )
     return works

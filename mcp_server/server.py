@@ -20,23 +20,25 @@ from mcp_types import (
     CallToolResult,
     GetPromptResult,
     InputRequiredResult,
+    Prompt,
     Resource,
     ResourceTemplate,
-    TextContent,
 )
 from mcp_types import Tool as WireTool
 from opentelemetry import trace
 from pydantic import AnyUrl
 
 from mcp_server import __version__, policy
+from mcp_server.agent_faces import AGENT_RUN, AgentTool, prompt_of, render_prompt
 from mcp_server.auth.principal import Principal, current_principal
-from mcp_server.boundary import RATE_LIMITED, guard, protocol_error, unexpected
+from mcp_server.boundary import failed_call, guard, protocol_error, unexpected
 from mcp_server.declarations import Declared
-from mcp_server.errors import AppError, ConfigurationError, InvalidInput, NotFound
+from mcp_server.errors import AppError, ConfigurationError, NotFound
 from mcp_server.invocation import Invocation, current_invocation
 from mcp_server.long_tools import call_long
 from mcp_server.operation import Operations
 from mcp_server.plugins import Call
+from mcp_server.prompts import prompt_failure, refuse_unknown
 from mcp_server.request_state import state_security
 from mcp_server.resource import DeclaredResource
 from mcp_server.sendable import check_arguments
@@ -117,8 +119,24 @@ class IsthmusServer(MCPServer[Any]):
     async def list_tools(self) -> list[WireTool]:
         """Return the tools that this principal may call, in the order of their names."""
         principal = current_principal()
-        tools = sorted(await super().list_tools(), key=lambda tool: tool.name)
-        return [tool for tool in tools if self._may_call(principal, tool.name)]
+        tools = await super().list_tools()
+        listed = [tool for tool in tools if self._may_call(principal, tool.name)]
+        listed += [tool.wire() for tool in await self.agent_tools(principal)]
+        return sorted(listed, key=lambda tool: tool.name)
+
+    async def agent_tools(self, principal: Principal) -> list[AgentTool]:
+        """Return the agents that are tools to a principal, in the order of their names.
+
+        Raises:
+            Unavailable: that cannot be known now.
+        """
+        run = self._declared_tools.get(AGENT_RUN)
+        if run is None:
+            return []
+        shown = [
+            AgentTool(item, run) for item in await self._services.agents.shown(principal, "tool")
+        ]
+        return [tool for tool in shown if tool.name not in self._declared_tools]
 
     def _may_call(self, principal: Principal, name: str) -> bool:
         # A tool that a plugin adds later declares no verb, so nobody may call it.
@@ -133,26 +151,31 @@ class IsthmusServer(MCPServer[Any]):
         Raises:
             MCPError: the tool is unknown (-32602) or the caller's rate is used up (-32029).
         """
-        tool = self._declared_tools.get(name)
+        tool = self._declared_tools.get(name) or await self._agent_tool(name)
         if tool is None:
             raise await self._unknown(f"Unknown tool: {name}")
         invocation = current_invocation()
         try:
-            if tool.long and invocation.run is None:
+            if isinstance(tool, DeclaredTool) and tool.long and invocation.run is None:
                 return await call_long(self._services, tool, arguments, invocation, context)
             return await self._work(tool, arguments, invocation, context)
         except MCPError:
             raise
         except AppError as error:
-            return _failed(error)
+            return failed_call(error)
         except BaseException as error:  # noqa: BLE001  a tool may even call sys.exit; it is logged
             if isinstance(error, ToolError) and not isinstance(error, UnexpectedToolError):
-                return _failed(error)
-            return _failed(unexpected(name, error))
+                return failed_call(error)
+            return failed_call(unexpected(name, error))
+
+    async def _agent_tool(self, name: str) -> AgentTool | None:
+        run = self._declared_tools.get(AGENT_RUN)
+        agent = await self._services.agents.behind(current_principal(), name, "tool")
+        return None if agent is None or run is None else AgentTool(agent, run)
 
     async def _work(
         self,
-        tool: DeclaredTool,
+        tool: DeclaredTool | AgentTool,
         arguments: dict[str, Any],
         invocation: Invocation,
         context: Context[Any, Any] | None,
@@ -246,42 +269,29 @@ class IsthmusServer(MCPServer[Any]):
             MCPError: -32602 if the prompt is unknown.
             AppError: its arguments do not fit, or it failed.
         """
-        prompts = {prompt.name: prompt for prompt in await self.list_prompts()}
-        if name not in prompts:
+        principal, metered = current_principal(), current_invocation().metered
+        prompts = {prompt.name: prompt for prompt in await super().list_prompts()}
+        agents = self._services.agents
+        agent = None if name in prompts else await agents.behind(principal, name, "prompt")
+        if name not in prompts and agent is None:
             raise await self._unknown(f"Unknown prompt: {name}")
-        known = [argument.name for argument in prompts[name].arguments or ()]
         try:
-            async with self._operation(
-                current_principal(),
-                "read",
-                f"prompt://{name}",
-                metered=current_invocation().metered,
-            ):
-                for argument in arguments or {}:
-                    if argument not in known:
-                        raise InvalidInput(
-                            f"{argument}: prompt {name} has no such argument; it takes "
-                            f"{', '.join(known) or 'none'}"
-                        )
+            async with self._operation(principal, "read", f"prompt://{name}", metered=metered):
+                if agent is not None:
+                    return render_prompt(
+                        await agents.get(principal, agent["name"]), arguments or {}
+                    )
+                refuse_unknown(prompts[name], arguments or {})
                 return await super().get_prompt(name, arguments, context)
         except ValueError as error:  # the SDK's word for whatever went wrong
-            raise _prompt_failure(name, error) from error
+            raise prompt_failure(name, error) from error
 
-
-def _prompt_failure(name: str, error: ValueError) -> AppError:
-    rendering = error.__cause__
-    inside = None if rendering is None else rendering.__cause__
-    if inside is None:
-        return InvalidInput(f"prompt {name}: {error}")
-    return inside if isinstance(inside, AppError) else unexpected(f"prompt {name}", inside)
+    async def list_prompts(self) -> list[Prompt]:
+        """Return the declared prompts, and those of agents that this principal may read."""
+        listed = {prompt.name: prompt for prompt in await super().list_prompts()}
+        agents = await self._services.agents.shown(current_principal(), "prompt")
+        return [*({prompt_of(agent).name: prompt_of(agent) for agent in agents} | listed).values()]
 
 
 def _is_tracing() -> bool:
     return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
-
-
-def _failed(error: Exception) -> CallToolResult:
-    """Return a failure that the model shall read; a used-up rate is the protocol's own error."""
-    if isinstance(error, AppError) and (wire := protocol_error(error)).error.code == RATE_LIMITED:
-        raise wire from error
-    return CallToolResult(content=[TextContent(type="text", text=str(error))], is_error=True)

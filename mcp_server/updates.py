@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import anyio.lowlevel
 from mcp.server.context import ServerRequestContext
-from mcp.server.subscriptions import ResourceUpdated, ServerEvent
+from mcp.server.subscriptions import (
+    PromptsListChanged,
+    ResourceUpdated,
+    ServerEvent,
+    ToolsListChanged,
+)
 from mcp_types import SubscriptionsListenRequestParams, SubscriptionsListenResult
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -20,11 +25,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from mcp_server import journal, policy
 from mcp_server.auth.principal import Principal, current_principal
 from mcp_server.errors import LimitExceeded, Unavailable
+from mcp_server.function_names import agent_face
 from mcp_server.limits import Share
 from mcp_server.operation import DISCONNECTED
+from mcp_server.policy import Verb
 from mcp_server.runs.following import Following
 from mcp_server.runs.outage import through_outage
 from mcp_server.server import IsthmusServer
+from mcp_server.services.agent_rows import PROMPTS_CHANGED, TOOLS_CHANGED
 from mcp_server.storage.sql.run_tables import runs
 from mcp_server.storage.sql.wake import Wake
 
@@ -46,6 +54,11 @@ MOST_RUNS_PER_KEY = 8192
 # However fast a run tells events, its watchers hear that there are new ones this often.
 FRAME_SECONDS = 0.1
 
+# By the label of a journal's entry of an agent: what changed, and who sees it.
+_LISTS: dict[str, tuple[ServerEvent, Verb, str]] = {
+    TOOLS_CHANGED: (ToolsListChanged(), "run", "tool"),
+    PROMPTS_CHANGED: (PromptsListChanged(), "read", "prompt"),
+}
 _RUN_URI = re.compile(r"run://(run_[0-9a-f]{32})")
 
 
@@ -66,6 +79,8 @@ class Updates:
 
     def __init__(self) -> None:
         self._listeners: dict[object, tuple[Principal, Listener]] = {}
+        # Apart, so that the many who hear of lists only cost nothing at each change of data.
+        self._list_listeners: dict[object, tuple[Principal, Listener]] = {}
         self._preparing = 0
         self._wanted = asyncio.Event()
         self._following = asyncio.Event()
@@ -76,16 +91,25 @@ class Updates:
 
     async def publish(self, event: ServerEvent) -> None:
         """Tell every listener of a change in the server itself, such as its list of tools."""
-        for _, listener in list(self._listeners.values()):
+        for _, listener in [*self._listeners.values(), *self._list_listeners.values()]:
             _tell(listener, event)
         await anyio.lowlevel.checkpoint()
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Add a listener of the current principal; returns the way out."""
+        return self._subscribe(self._listeners, listener)
+
+    def subscribe_lists(self, listener: Listener) -> Callable[[], None]:
+        """Add a listener of the current principal that hears of changed lists only; returns the way out."""
+        return self._subscribe(self._list_listeners, listener)
+
+    def _subscribe(
+        self, listeners: dict[object, tuple[Principal, Listener]], listener: Listener
+    ) -> Callable[[], None]:
         token = object()
-        self._listeners[token] = (current_principal(), listener)
+        listeners[token] = (current_principal(), listener)
         self._wanted.set()
-        return lambda: self._listeners.pop(token, None) and None
+        return lambda: listeners.pop(token, None) and None
 
     async def prepare(self) -> None:
         """Return when no change from now on will be missed, if the caller subscribes at once.
@@ -168,13 +192,14 @@ class Updates:
         self._following.set()
         clock = asyncio.get_running_loop().time
         woken = clock()
-        while self._listeners or self._preparing:
+        while self._listeners or self._list_listeners or self._preparing:
             if news.is_set():
                 woken = clock()
                 news.clear()
             changes, self._position = await journal.read_everything(control, self._position, BATCH)
             for entry in changes:
                 self._deliver(entry.tenant, policy.journalled(entry.uri, entry.labels))
+                self._deliver_lists(entry.tenant, entry.uri, entry.labels)
             if len(changes) < BATCH:
                 recent = clock() - woken < POLL_SECONDS
                 await _pause(news, AFTER_WAKE_SECONDS if recent else POLL_SECONDS)
@@ -187,6 +212,19 @@ class Updates:
         for principal, listener in list(self._listeners.values()):
             if principal.tenant == tenant and policy.allows(principal, "read", uri):
                 _tell(listener, event)
+
+    def _deliver_lists(self, tenant: str, uri: str, labels: Sequence[str]) -> None:
+        """Tell of a changed list whoever would see the agent in it."""
+        for label, (event, verb, kind) in _LISTS.items():
+            if label not in labels:
+                continue
+            face = agent_face(uri.removeprefix("agent://"))
+            everyone = [*self._listeners.values(), *self._list_listeners.values()]
+            for principal, listener in everyone:
+                sees = policy.allows(principal, verb, uri)
+                sees = sees and policy.allows(principal, verb, f"{kind}://{face}")
+                if principal.tenant == tenant and sees:
+                    _tell(listener, event)
 
     async def _tell_frames(
         self, uri: str, run: str, control: AsyncEngine, following: Following
@@ -240,9 +278,10 @@ def serve_listening(server: IsthmusServer, updates: Updates) -> None:
     async def listen(
         ctx: ServerRequestContext[Any, Any], params: SubscriptionsListenRequestParams
     ) -> SubscriptionsListenResult:
-        uris = params.notifications.resource_subscriptions or []
+        wanted = params.notifications
+        uris = wanted.resource_subscriptions or []
         check_count(len(uris))
-        if uris:
+        if uris or wanted.tools_list_changed or wanted.prompts_list_changed:
             await updates.prepare()
         with ExitStack() as watching:
             for uri in set(uris):

@@ -66,6 +66,10 @@ async def agent_save(
     busy: Annotated[
         Busy, Field(description="what becomes of a run whose conversation is in another run")
     ] = "reject",
+    as_tool: Annotated[bool, Field(description="show it as the tool agent_NAME")] = False,
+    as_prompt: Annotated[
+        bool, Field(description="show its instructions as the prompt agent_NAME")
+    ] = False,
     metadata: dict[str, str] | None = None,
 ) -> AgentItem:
     """Define an agent, or replace its definition by a new version."""
@@ -88,6 +92,8 @@ async def agent_save(
         limits=limits or AgentLimits(),
         memory=memory,
         busy=busy,
+        as_tool=as_tool,
+        as_prompt=as_prompt,
         metadata=metadata or {},
     )
 

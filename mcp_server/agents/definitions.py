@@ -48,6 +48,7 @@ class AgentDefinition(BaseModel):
     and one that searches these stores only. The final answer fits `output_schema`. `parallel` lets the
     calls of one turn run at once. With `memory` of `conversation`, runs with one key go on where the
     one before ended, and `busy` says what becomes of a run whose conversation another one is in.
+    `as_tool` shows the agent as a tool `agent_NAME`, `as_prompt` its instructions as a prompt of that name.
 
     Each call to a tool of `approve` waits for a person's approval. `unsure` says what becomes of a
     run that was interrupted in the middle of a call that its tool cannot promise to do only once,
@@ -72,6 +73,8 @@ class AgentDefinition(BaseModel):
     limits: AgentLimits = AgentLimits()
     memory: Memory = "none"
     busy: Busy = "reject"
+    as_tool: bool = False
+    as_prompt: bool = False
     metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] = (
         Field(default={}, max_length=16)
     )

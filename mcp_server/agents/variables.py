@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from mcp_server.agents.definitions import MOST_INSTRUCTIONS
 from mcp_server.errors import InvalidInput
@@ -54,6 +55,19 @@ def fill(instructions: str, values: Mapping[str, str]) -> str:
             param="variables",
         )
     return filled
+
+
+def variable_schemas(declared: Mapping[str, str | None]) -> dict[str, dict[str, Any]]:
+    """Return the JSON schema of each variable as an argument."""
+    return {
+        name: {"type": "string"} if text is None else {"type": "string", "default": text}
+        for name, text in declared.items()
+    }
+
+
+def required_variables(declared: Mapping[str, str | None]) -> list[str]:
+    """Return the variables that each run must give."""
+    return [name for name, text in declared.items() if text is None]
 
 
 def _shown(names: Mapping[str, object] | list[str]) -> str:

@@ -25,6 +25,7 @@ from mcp_server.elicitation.client import put_answer
 from mcp_server.elicitation.forms import questions, read_response
 from mcp_server.errors import InvalidInput, NotFound
 from mcp_server.extensions.tasks_wire import EXTENSION, show_created, show_task
+from mcp_server.function_names import agent_of_face
 from mcp_server.invocation import detaching
 from mcp_server.operation import Operations
 from mcp_server.services.runs import RunService
@@ -60,7 +61,7 @@ class TasksExtension(Extension):
     ) -> None:
         self._operation = operation
         self._runs = runs
-        self._starting = frozenset(tool.name for tool in tools if tool.long or tool.starts_run)
+        self._declared = {tool.name: tool.long or tool.starts_run for tool in tools}
 
     def methods(self) -> Sequence[MethodBinding]:
         handlers: dict[str, Handler] = {
@@ -78,7 +79,7 @@ class TasksExtension(Extension):
         self, params: CallToolRequestParams, ctx: RequestContext, call_next: CallNext
     ) -> HandlerResult:
         """Answer a call that started a run with the run's task."""
-        if params.name not in self._starting or not takes_tasks(ctx):
+        if not self._starts_run(params.name) or not takes_tasks(ctx):
             return await call_next(ctx)
         with detaching():
             result = await call_next(ctx)
@@ -86,6 +87,10 @@ class TasksExtension(Extension):
         if run is None:
             return result
         return show_created(await self._runs.get(current_principal(), run))
+
+    def _starts_run(self, tool: str) -> bool:
+        """Tell whether a call of the tool may start a run: a declared one's, or an agent's."""
+        return self._declared.get(tool, agent_of_face(tool) is not None)
 
     def _serving(self, handler: Handler) -> RequestHandler:
         async def serve(ctx: RequestContext, params: TaskParams) -> dict[str, Any]:

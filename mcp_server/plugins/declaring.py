@@ -148,7 +148,8 @@ def prompt() -> Callable[[F], F]:
 def complete(ref: str) -> Callable[[F], F]:
     """Declare completions for a prompt's name or a resource template.
 
-    The function gets `(argument, context)` as the protocol has them and returns a list of values.
+    The function gets `(argument, context)` as the protocol has them, and a parameter annotated `Call` the
+    caller's call; it returns a list of values.
     """
 
     def declare(fn: F) -> F:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from sqlalchemy import BigInteger, Text, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -19,6 +19,7 @@ _PAGE = 10
 Close: TypeAlias = Callable[[Sequence[str]], Awaitable[None]]
 """Tell the stores that cannot see the rows of runs that these have ended."""
 
+_KEPT = ("input", "output", "progress", "definition")
 _IDS = bindparam("ids", type_=ARRAY(Text))
 _LOOSE = text(
     """
@@ -69,14 +70,14 @@ _MERGE = text(
 _SECRET_RUNS = (
     text(
         """
-        select id, input, output, progress from runs
+        select id, input, output, progress, definition from runs
         where id = any(:ids) and id > :after
             and (input ~* :pattern or output ~* :pattern or progress ~* :pattern)
         order by id limit :page
         """
     )
     .bindparams(_IDS)
-    .columns(id=Text(), input=JsonText(), output=JsonText(), progress=JsonText())
+    .columns(id=Text(), **{name: JsonText() for name in _KEPT})
 )
 _SECRET_FRAMES = (
     text(
@@ -89,13 +90,13 @@ _SECRET_FRAMES = (
     .bindparams(_IDS, bindparam("seq", type_=BigInteger()))
     .columns(run=Text(), first_seq=BigInteger(), last_seq=BigInteger(), events=JsonText())
 )
-_JSON = {name: JsonText() for name in ("input", "output", "progress", "events")}
 _KEEP_RUN = text(
     """
-    update runs set input = :input, output = :output, progress = :progress
+    update runs set input = :input, output = :output, progress = :progress,
+        definition = :definition
     where id = :id and not compacted
     """
-).bindparams(*(bindparam(name, type_=_JSON[name]) for name in ("input", "output", "progress")))
+).bindparams(*(bindparam(name, type_=JsonText()) for name in _KEPT))
 # Another worker may have merged the frame meanwhile, after it had redacted it itself.
 _KEEP_FRAME = text(
     """
@@ -138,12 +139,23 @@ async def _redact_runs(connection: AsyncConnection, redaction: Redaction, ids: l
         rows = await connection.execute(_SECRET_RUNS, given | {"pattern": redaction.pattern})
         found = rows.all()
         for row in found:
-            names = ("input", "output", "progress")
-            kept = {name: redaction.apply(getattr(row, name)) for name in names}
+            kept = {name: redaction.apply(getattr(row, name)) for name in _KEPT[:3]}
+            kept["definition"] = _without_variables(row.definition, row.input, redaction)
             await connection.execute(_KEEP_RUN, {"id": row.id, **kept})
         if len(found) < _PAGE:
             return
         after = found[-1].id
+
+
+def _without_variables(definition: Any, given: Any, redaction: Redaction) -> Any:
+    """Return an agent's definition without the variables that were filled into its instructions."""
+    if not isinstance(given, dict) or not isinstance(definition, dict):
+        return definition
+    variables = cast("dict[str, Any]", given).get("variables")
+    kept = cast("dict[str, Any]", definition)
+    if not variables or "instructions" not in kept:
+        return kept
+    return {**kept, "instructions": redaction.filled(kept["instructions"], variables)}
 
 
 async def _redact_frames(connection: AsyncConnection, redaction: Redaction, ids: list[str]) -> None:

@@ -31,6 +31,15 @@ class Redaction:
         """
         return self._copy(value, 0) if self.fields else value
 
+    def filled(self, text: str, variables: Mapping[str, str]) -> str:
+        """Give a text into which variables were filled without the values of those that have such a name."""
+        secret = {
+            value for name, value in variables.items() if value and name.lower() in self.fields
+        }
+        for value in sorted(secret, key=len, reverse=True):
+            text = text.replace(value, REDACTED)
+        return self.apply(text)
+
     @cached_property
     def pattern(self) -> str:
         """A regular expression, of Python and PostgreSQL, that JSON text with such a field matches."""

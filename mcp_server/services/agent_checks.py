@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pydantic import ValidationError
@@ -12,14 +13,16 @@ from mcp_server.agents.questions import ASK_PERSON
 from mcp_server.agents.variables import used_variables
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import InvalidInput
-from mcp_server.function_names import SEARCH_FUNCTION, agent_function, function_name
+from mcp_server.function_names import SEARCH_FUNCTION, agent_face, agent_function, function_name
 from mcp_server.llm import ModelInfo
 from mcp_server.services.schema_process import schema_fault
 from mcp_server.storage.sql.schema import encode_json
 
 MOST_SHOWN = 50
 MOST_SCHEMA_BYTES = 65_536
-# What the function that runs it takes beside its variables, and what a tool of it would.
+# Of tools and prompts, as the protocol has them.
+MOST_FACE = 128
+# What the functions and tools that run it, and its prompt, take beside its variables.
 _TAKEN = ("input", "conversation")
 
 
@@ -35,6 +38,14 @@ Models = Callable[[], Awaitable[Sequence[ModelInfo]]]
 
 Tools = Callable[[Principal], Awaitable[Sequence[Named]]]
 """Return the tools that a principal may call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The names of tools and prompts that an agent cannot have: they are declared."""
+
+    tools: frozenset[str] = frozenset()
+    prompts: frozenset[str] = frozenset()
 
 
 def read_definition(fields: dict[str, Any]) -> AgentDefinition:
@@ -70,6 +81,37 @@ async def check_outside(
     for tool in definition.tools:
         if tool not in known:
             raise InvalidInput(unknown("tools", tool, sorted(known)), param="tools")
+
+
+def check_faces(definition: AgentDefinition, taken: Taken) -> None:
+    """Return if the agent can be shown as its definition says.
+
+    Raises:
+        InvalidInput: the name is another tool's or prompt's, or too long; or the agent would be a tool of its own.
+    """
+    face = agent_face(definition.name)
+    for field, shown, others in (
+        ("as_tool", definition.as_tool, taken.tools),
+        ("as_prompt", definition.as_prompt, taken.prompts),
+    ):
+        if not shown:
+            continue
+        if face in others:
+            raise InvalidInput(
+                f"{field}: there is another {field[3:]} {face!r}; save the agent under another name, "
+                f"or with {field} false",
+                param=field,
+            )
+        if len(face) > MOST_FACE:
+            raise InvalidInput(
+                f"{field}: {face[:80]!r}... has {len(face)} characters, more than the {MOST_FACE} that "
+                f"the name of a {field[3:]} may have; choose a shorter name",
+                param=field,
+            )
+    if definition.as_tool and face in definition.tools:
+        raise InvalidInput(
+            f"tools: by {face!r} the agent would run itself; leave it out", param="tools"
+        )
 
 
 def unknown(param: str, value: str, known: Sequence[str]) -> str:

@@ -38,6 +38,8 @@ class AgentItem(TypedDict):
     limits: LimitsItem
     memory: str
     busy: str
+    as_tool: bool
+    as_prompt: bool
     metadata: dict[str, str]
     paused: bool
     version: int

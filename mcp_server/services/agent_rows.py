@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 from sqlalchemy import and_, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -9,6 +11,11 @@ from mcp_server.errors import Conflict, InvalidInput, NotFound
 from mcp_server.services import names
 from mcp_server.services.agent_items import AgentItem, read_item
 from mcp_server.storage.sql.agent_tables import agents
+
+Face: TypeAlias = Literal["tool", "prompt"]
+# Labels in the journal.
+TOOLS_CHANGED = "tools/list_changed"
+PROMPTS_CHANGED = "prompts/list_changed"
 
 
 async def load_agent(control: AsyncEngine, tenant: str, name: str) -> AgentItem:
@@ -31,6 +38,20 @@ async def find_agent(tx: AsyncConnection, tenant: str, name: str) -> AgentItem |
     return None if row is None else read_item(row)
 
 
+async def load_shown(control: AsyncEngine, tenant: str, face: Face) -> list[AgentItem]:
+    """Read the definitions that are shown as tools or as prompts now, in the order of their names.
+
+    A paused agent is no tool, as no run of it can begin.
+    """
+    shown = {
+        "tool": and_(agents.c.as_tool, agents.c.paused_at.is_(None)),
+        "prompt": agents.c.as_prompt,
+    }
+    query = select(agents).where(agents.c.tenant == tenant, shown[face])
+    async with control.connect() as tx:
+        return [read_item(row) for row in await tx.execute(query.order_by(agents.c.name))]
+
+
 async def is_paused(tx: AsyncConnection, tenant: str, name: str) -> bool:
     """Tell whether there is such an agent, and no new run of it may begin."""
     at = and_(agents.c.tenant == tenant, agents.c.name == name, agents.c.paused_at.is_not(None))
@@ -49,6 +70,11 @@ def refuse_paused(agent: AgentItem) -> None:
 
 def missing_agent(name: str) -> NotFound:
     return NotFound(f"agent {name!r} does not exist; agent_list shows those that do")
+
+
+def lists_changed(*, tools: bool, prompts: bool) -> list[str]:
+    """Return the labels with which a change of an agent tells that lists of its tenant changed."""
+    return [TOOLS_CHANGED] * tools + [PROMPTS_CHANGED] * prompts
 
 
 def agent_uri(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
@@ -24,6 +24,7 @@ from mcp_server.services.run_answer_check import AnswerCheck
 from mcp_server.services.run_spans import RunSpans
 from mcp_server.services.runs import RunService
 from mcp_server.services.sub_agents import SubAgents
+from mcp_server.services.turn_clock import TurnClock, TurnObserver
 from mcp_server.tracing.places import standing_in
 
 T = TypeVar("T")
@@ -59,6 +60,7 @@ class AgentWork:
     runs: RunService
     cost_of: CostOf = unknown_cost
     spans: RunSpans | None = None
+    turn_observers: Sequence[TurnObserver] = ()
     check: AnswerCheck = field(default_factory=AnswerCheck)
 
     async def __call__(self, context: RunContext) -> Outcome:
@@ -90,6 +92,7 @@ class AgentWork:
             told=await self._told(run.id) if context.resumed else NOTHING_TOLD,
             answers=self._rules(definition),
         )
+        watching = [TurnClock(self.turn_observers), *([calls] if calls is not None else [])]
         # What the model is asked counts for whoever started the run.
         with acting_as(principal), standing_in(calls and calls.place):
             async with aclosing(performing) as events:
@@ -98,8 +101,8 @@ class AgentWork:
                         last = event
                         break
                     context.emit(event)
-                    if calls is not None:
-                        calls.told(event)
+                    for each in watching:
+                        each.told(event)
         # A run without calls would otherwise answer for a key that died in the meantime.
         principal = await _patiently(grant.now)
         outcome = _outcome(definition, last)

@@ -2,52 +2,41 @@
 
 from __future__ import annotations
 
+import builtins
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import and_, delete, false, func, or_, select, text, update
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy import and_, delete, false, func, or_, select, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from mcp_server import policy
 from mcp_server.auth.principal import Principal
-from mcp_server.errors import LimitExceeded, NotFound
-from mcp_server.operation import Operations
-from mcp_server.services.agent_bounds import check_made
-from mcp_server.services.agent_checks import Models, Tools, check_outside, read_definition
+from mcp_server.errors import NotFound, Unavailable
+from mcp_server.function_names import agent_face, agent_of_face
+from mcp_server.operation import DISCONNECTED
+from mcp_server.policy import Verb
 from mcp_server.services.agent_items import (
     AgentDeleted,
     AgentItem,
     AgentPage,
     AgentVersion,
     AgentVersions,
-    agent_item,
     read_item,
 )
-from mcp_server.services.agent_references import check_agents, check_stores, hold_references
-from mcp_server.services.agent_rows import agent_uri, find_agent, load_agent, missing_agent
+from mcp_server.services.agent_rows import (
+    Face,
+    agent_uri,
+    find_agent,
+    lists_changed,
+    load_agent,
+    load_shown,
+    missing_agent,
+)
+from mcp_server.services.agent_saves import AgentSaves
 from mcp_server.storage.sql.agent_tables import agent_versions, agents
-from mcp_server.storage.sql.schema import encode_json
 from mcp_server.timestamps import iso
 
-MOST_AGENTS = 1000
-# Of one agent; the oldest give way.
-MOST_VERSIONS = 100
-
-
-_UPSERT = text(
-    """
-    insert into agents (tenant, name, definition, version)
-    values (:tenant, :name, :definition, next_version(:tenant))
-    on conflict (tenant, name) do update set definition = excluded.definition,
-        version = next_version(excluded.tenant), updated_at = now()
-    returning name, version, paused_at, created_at, updated_at
-    """
-)
-_KEEP = text(
-    """
-    insert into agent_versions (tenant, name, version, definition, subject)
-    values (:tenant, :name, :version, :definition, :subject)
-    """
-)
 _VERSION: Any = select(
     agents.c.paused_at,
     agents.c.created_at,
@@ -59,67 +48,10 @@ _VERSION: Any = select(
     agent_versions,
     and_(agents.c.tenant == agent_versions.c.tenant, agents.c.name == agent_versions.c.name),
 )
-_FORGET = text(
-    """
-    delete from agent_versions where tenant = :tenant and name = :name and version < (
-        select version from agent_versions where tenant = :tenant and name = :name
-        order by version desc offset :most - 1 limit 1)
-    """
-)
 
 
-class AgentService:
-    """Every method is one operation on `agent://NAME`."""
-
-    def __init__(
-        self,
-        operation: Operations,
-        control: AsyncEngine,
-        *,
-        models: Models,
-        tools: Tools,
-    ) -> None:
-        self._operation = operation
-        self._control = control
-        self._models = models
-        self._tools = tools
-
-    async def save(
-        self, principal: Principal, name: str, idempotency_key: str | None = None, **fields: Any
-    ) -> AgentItem:
-        """Write one definition, whole, and return it with its new version.
-
-        `fields` are those of `AgentDefinition`. Runs that have begun keep the version they began with.
-
-        Raises:
-            InvalidInput: a field is unknown or does not fit, or names a model, tool, store or agent that
-                is not there; or the agent would run itself through its sub-agents.
-            LimitExceeded: the tenant has too many agents.
-        """
-        uri = agent_uri(name)
-        definition = read_definition({"name": name, **fields})
-        async with self._operation(principal, "write", uri, key=idempotency_key) as op:
-            done = await op.look(self._control)
-            if done is not None:
-                return done
-            await check_outside(principal, definition, self._models, self._tools)
-            async with self._control.begin() as tx:
-                done = await op.replay(tx)
-                if done is not None:
-                    return done
-                await hold_references(tx, principal.tenant, definition)
-                await check_stores(tx, principal, definition)
-                await check_agents(tx, principal, definition)
-                await check_made(tx, op, definition.model_dump(mode="json"))
-                before = await self._version(tx, principal, name)
-                values = {"tenant": principal.tenant, "name": name}
-                values["definition"] = encode_json(definition.model_dump(mode="json"))
-                row = (await tx.execute(_UPSERT, values)).one()
-                kept = {"version": row.version, "subject": principal.subject}
-                await tx.execute(_KEEP, values | kept)
-                await tx.execute(_FORGET, values | {"most": MOST_VERSIONS})
-                await op.journal(tx, version=row.version, prev_version=before)
-                return await op.remember(tx, agent_item(row, definition))
+class AgentService(AgentSaves):
+    """Every method but the two that tell what is shown is one operation on `agent://NAME`."""
 
     async def get(self, principal: Principal, name: str, version: int | None = None) -> AgentItem:
         """Return one definition, as it is now or as it was in a version.
@@ -174,10 +106,11 @@ class AgentService:
                 done = await op.replay(tx)
                 if done is not None:
                     return done
-                version = await tx.scalar(delete(agents).where(at).returning(agents.c.version))
-                if version is not None:
-                    await op.journal(tx, verb="delete", prev_version=version)
-                return await op.remember(tx, AgentDeleted(deleted=version is not None))
+                gone = (await tx.execute(delete(agents).where(at).returning(agents))).first()
+                if gone is not None:
+                    changed = lists_changed(tools=gone.as_tool, prompts=gone.as_prompt)
+                    await op.journal(tx, verb="delete", prev_version=gone.version, labels=changed)
+                return await op.remember(tx, AgentDeleted(deleted=gone is not None))
 
     async def pause(
         self, principal: Principal, name: str, idempotency_key: str | None = None
@@ -212,6 +145,39 @@ class AgentService:
                 rows = (await tx.execute(query)).all()
         return AgentPage(items=[read_item(row) for row in rows])
 
+    async def shown(self, principal: Principal, face: Face) -> builtins.list[AgentItem]:
+        """Return the agents that are shown to the caller as tools, which it may run, or prompts, which it may read.
+
+        Raises:
+            Unavailable: that cannot be known now.
+        """
+        verb: Verb = "run" if face == "tool" else "read"
+        with _told_unavailable():
+            found = await load_shown(self._control, principal.tenant, face)
+        return [
+            agent
+            for agent in found
+            if policy.allows(principal, verb, f"agent://{agent['name']}")
+            and policy.allows(principal, verb, f"{face}://{agent_face(agent['name'])}")
+        ]
+
+    async def behind(self, principal: Principal, name: str, face: Face) -> AgentItem | None:
+        """Return the agent that a tool or a prompt of the caller's tenant shows, also while it is paused.
+
+        Whether the caller may run or read it is decided by who does so.
+
+        Raises:
+            Unavailable: that cannot be known now.
+        """
+        agent = agent_of_face(name)
+        if agent is None:
+            return None
+        with _told_unavailable():
+            async with self._control.connect() as tx:
+                found = await find_agent(tx, principal.tenant, agent)
+        shown = found is not None and found["as_tool" if face == "tool" else "as_prompt"]
+        return found if shown else None
+
     async def _rest(
         self, principal: Principal, name: str, key: str | None, *, paused: bool
     ) -> AgentItem:
@@ -223,23 +189,26 @@ class AgentService:
                 if done is not None:
                     return done
                 rests = func.now() if paused else None
-                version = await tx.scalar(
-                    changes.values(paused_at=rests).returning(agents.c.version)
+                changing = changes.values(paused_at=rests).returning(
+                    agents.c.version, agents.c.as_tool
                 )
-                if version is not None:  # what it does is as before: only that it may, changes
-                    await op.journal(tx, version=version, prev_version=version)
+                row = (await tx.execute(changing)).first()
+                if row is not None:  # what it does is as before: only that it may, changes
+                    await op.journal(
+                        tx,
+                        version=row.version,
+                        prev_version=row.version,
+                        labels=lists_changed(tools=row.as_tool, prompts=False),
+                    )
                 found = await find_agent(tx, principal.tenant, name)
                 if found is None:
                     raise missing_agent(name)
                 return await op.remember(tx, found)
 
-    async def _version(self, tx: AsyncConnection, principal: Principal, name: str) -> int | None:
-        """Lock the agent and return its version; refuse one agent too many."""
-        own = agents.c.tenant == principal.tenant
-        at = select(agents.c.version).where(and_(own, agents.c.name == name)).with_for_update()
-        version = await tx.scalar(at)
-        if version is None:
-            count = await tx.scalar(select(func.count()).select_from(agents).where(own)) or 0
-            if count >= MOST_AGENTS:
-                raise LimitExceeded(f"name: there are {count} agents already, the most allowed")
-        return version
+
+@contextmanager
+def _told_unavailable() -> Generator[None]:
+    try:
+        yield
+    except (SQLAlchemyError, *DISCONNECTED) as error:
+        raise Unavailable("the agents cannot be looked up now; try again") from error

@@ -37,6 +37,7 @@ from mcp_server.services.run_results import (
 )
 from mcp_server.services.run_terms import RunTerms
 from mcp_server.services.run_watch import OnEvent, RunWatch, check_wait
+from mcp_server.services.turn_clock import TurnObserver
 from mcp_server.storage.sql.wake import Wake
 
 __all__ = [
@@ -76,6 +77,8 @@ class RunService(RunInputs):
         super().__init__(operation, control, queue, wake, ttl_of)
         self.following = following
         self.idling = Idling()
+        # Told of each turn that an agent takes here.
+        self.turn_observers: list[TurnObserver] = []
         self._watch = RunWatch(queue, events, following, wake)
         self._answers = AnswerCheck()
 

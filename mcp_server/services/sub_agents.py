@@ -8,6 +8,7 @@ from typing import Any, cast
 from mcp_server.agents.asked import is_declined
 from mcp_server.agents.events import Toolbox, ToolOutcome
 from mcp_server.agents.previews import Previewing
+from mcp_server.agents.variables import required_variables, variable_schemas
 from mcp_server.errors import Conflict, InvalidInput
 from mcp_server.function_names import agent_function
 from mcp_server.runs.context import RunContext
@@ -104,15 +105,11 @@ class SubAgents:
 
 
 def _spec(function: str, agent: AgentItem) -> dict[str, Any]:
-    variables = {
-        name: {"type": "string"} if text is None else {"type": "string", "default": text}
-        for name, text in agent["variables"].items()
-    }
     said = {"type": "string", "description": "all that it needs to know; it sees nothing else"}
     parameters: dict[str, Any] = {
         "type": "object",
-        "properties": {"input": said, **variables},
-        "required": ["input", *(name for name, text in agent["variables"].items() if text is None)],
+        "properties": {"input": said, **variable_schemas(agent["variables"])},
+        "required": ["input", *required_variables(agent["variables"])],
         "additionalProperties": False,
     }
     about = agent["description"] or f"Ask the agent {agent['name']}."

@@ -148,7 +148,9 @@ class TraceService:
             return None
         redacted: list[Any] = self._redaction.apply(messages[-MOST_MESSAGES:])
         return TracePrompt(
-            instructions=shown(self._redaction.apply(_instructions(run))),
+            instructions=shown(
+                self._redaction.filled(_instructions(run), _given(run).get("variables") or {})
+            ),
             messages=[
                 TraceMessage(role=str(each["role"]), content=shown(each.get("content") or ""))
                 for each in redacted

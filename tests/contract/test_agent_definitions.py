@@ -34,6 +34,8 @@ WHOLE: dict[str, Any] = {
     "limits": {"turns": 3, "seconds": 5.0, "tool_calls": 2, "tokens": 100, "cost": 0.5},
     "memory": "conversation",
     "busy": "enqueue",
+    "as_tool": True,
+    "as_prompt": True,
     "metadata": {"team": "docs"},
 }
 
@@ -176,6 +178,6 @@ async def test_a_definition_of_an_earlier_release_still_loads(
             )
         )
     found = await agents.get(principal, "old")
-    assert (found["variables"], found["memory"]) == ({}, "none")
+    assert (found["variables"], found["memory"], found["as_tool"]) == ({}, "none", False)
     assert (found["limits"]["turns"], found["limits"]["tokens"]) == (2, None)
     assert found["instructions"] == "Say {{this}}."

@@ -14,7 +14,7 @@ from mcp_server.errors import Forbidden, InvalidInput, LimitExceeded, NotFound
 from mcp_server.llm.router import Router
 from mcp_server.llm.scripted import ScriptedModel
 from mcp_server.operation import Operations
-from mcp_server.services import agents as agents_module
+from mcp_server.services import agent_saves
 from mcp_server.services.agents import AgentService
 
 DEFAULTS = {
@@ -30,6 +30,8 @@ DEFAULTS = {
     "limits": {"turns": 16, "seconds": 600.0, "tool_calls": 64, "tokens": None, "cost": None},
     "memory": "none",
     "busy": "reject",
+    "as_tool": False,
+    "as_prompt": False,
     "metadata": {},
 }
 
@@ -140,7 +142,7 @@ async def test_lists_and_reads_show_only_what_policy_allows(
 async def test_one_agent_too_many_is_refused_and_those_that_exist_can_still_change(
     agents: AgentService, principal: Principal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agents_module, "MOST_AGENTS", 1)
+    monkeypatch.setattr(agent_saves, "MOST_AGENTS", 1)
     await agents.save(principal, "a", instructions="1")
     await agents.save(principal, "a", instructions="2")
     with pytest.raises(LimitExceeded, match="there are 1 agents"):
@@ -173,7 +175,7 @@ async def test_versions_are_kept_and_read_as_they_were(
 async def test_the_oldest_versions_give_way(
     agents: AgentService, principal: Principal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agents_module, "MOST_VERSIONS", 2)
+    monkeypatch.setattr(agent_saves, "MOST_VERSIONS", 2)
     saved = [await agents.save(principal, "v", instructions=text) for text in ("1", "2", "3")]
     kept = [item["version"] for item in (await agents.versions(principal, "v"))["items"]]
     assert kept == [saved[2]["version"], saved[1]["version"]]

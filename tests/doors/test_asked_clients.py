@@ -130,6 +130,18 @@ async def test_what_a_run_asks_is_answered_by_the_client_that_waits_and_the_same
 
 
 @pytest.mark.parametrize("door", ERAS)
+async def test_an_agents_own_tool_asks_in_the_same_way(live: Live, door: str) -> None:
+    person = Person(accept(approved=True))
+    fields = {"instructions": "x", "tools": ["kv_set"], "approve": ["kv_set"], "as_tool": True}
+    async with connected(live, door, person) as client:
+        await call(client, "agent_save", name="shown-clerk", **fields)
+        given = wanted(("kv_set", {"key": f"by-tool-{door}", "value": 1}))
+        done = await call(client, "agent_shown-clerk", input=given)
+        assert (done["status"], done["output"]) == ("completed", "Done.")
+        assert (await call(client, "kv_get", key=f"by-tool-{door}"))["value"] == 1
+
+
+@pytest.mark.parametrize("door", ERAS)
 async def test_who_declines_refuses_the_call_and_leaves_the_question_without_an_answer(
     live: Live, door: str
 ) -> None:

@@ -138,9 +138,13 @@ async def test_runs_are_counted_and_timed_by_kind(live: Live, http: aiohttp.Clie
     name = "isthmus_agent_turns_total"
     assert value(after, name) - value(before, name) == 3
     assert value(after, "isthmus_agent_tool_calls_total") == 0
+    name = "isthmus_agent_turn_seconds"
+    asked = {"model": "default"}
+    assert value(after, f"{name}_count", **asked) - value(before, f"{name}_count", **asked) == 3
+    assert value(after, f"{name}_sum", **asked) > value(before, f"{name}_sum", **asked)
     # The worker of this process lives, and has room.
+    after = await becomes(http, live, lambda told: value(told, "isthmus_run_leases") == 1)
     assert 0 < value(after, "isthmus_run_lease_seconds_left") <= 10
-    assert value(after, "isthmus_run_leases") == 1
     assert value(after, "isthmus_run_slots") == live.runtime.settings.run_concurrency
 
 

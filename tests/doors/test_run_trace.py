@@ -81,6 +81,15 @@ async def ended(http: aiohttp.ClientSession, live: Live, run: str) -> Any:
     return trace
 
 
+async def compacted(live: Live, run: str) -> None:
+    """Wait for the end of a run, and until its events are merged and its secrets taken out."""
+    is_done = text("select compacted from runs where id = :run")
+    async with asyncio.timeout(30), live.runtime.engines.control.connect() as tx:
+        while not await tx.scalar(is_done, {"run": run}):
+            await tx.rollback()
+            await live.runtime.stores.sweep.compact()
+
+
 def at(value: str) -> datetime:
     return datetime.fromisoformat(value)
 
@@ -145,12 +154,7 @@ async def test_a_trace_is_the_same_after_compaction(
     key = (await make_key(live, "run", user="ada"))["key"]
     before = await ask(http, live, "run_trace", run=run)
     await ask(http, live, "run_input", key, run=run, answer={"approved": False, "reason": "no"})
-    control = live.runtime.engines.control
-    compacted = text("select compacted from runs where id = :run")
-    async with asyncio.timeout(20), control.connect() as tx:
-        while not await tx.scalar(compacted, {"run": run}):
-            await tx.rollback()
-            await live.runtime.stores.sweep.compact()
+    await compacted(live, run)
     after = await ask(http, live, "run_trace", run=run)
     assert after["steps"][-1]["kind"] == "turn"
     for early, late in zip(before["steps"], after["steps"], strict=False):
@@ -170,6 +174,34 @@ async def test_values_of_secret_fields_are_redacted_while_the_run_lives(
         assert "hunter2" not in str(trace)
         assert "[redacted]" in str(trace)
         assert "Bern" in str(trace["steps"])
+
+
+async def test_the_prompt_of_a_trace_is_what_the_model_was_told_without_secret_variables(
+    live: Live, http: aiohttp.ClientSession
+) -> None:
+    await ask(
+        http,
+        live,
+        "agent_save",
+        name="filled",
+        instructions="Speak {{language}} to {{ reader }}; say {{token}} to nobody but {{reader}}.",
+        variables={"reader": None, "token": None, "language": "Thai"},
+    )
+    secret = "swordfish"
+    given = {"reader": "Ada", "token": secret}
+    done = await ask(http, live, "agent_run", agent="filled", input="Go.", variables=given)
+    told = "Speak Thai to Ada; say [redacted] to nobody but Ada."
+    trace = await ask(http, live, "run_trace", run=done["run"])
+    assert trace["prompt"]["instructions"] == told
+    # What is kept of a run that has ended is without it as well.
+    await compacted(live, done["run"])
+    trace = await ask(http, live, "run_trace", run=done["run"])
+    assert trace["prompt"]["instructions"] == told
+    async with live.runtime.engines.control.connect() as tx:
+        row = await tx.execute(
+            text("select runs::text from runs where id = :id"), {"id": done["run"]}
+        )
+        assert secret not in row.scalar_one()
 
 
 async def test_pages_of_a_trace_are_its_steps_each_once(

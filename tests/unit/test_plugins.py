@@ -64,7 +64,11 @@ def test_a_folder_adds_its_declarations_to_the_bundled_ones(tmp_path: Path) -> N
     assert added == {"shout"}
     uris = {item.uri for item in plugins.resources} - {item.uri for item in bundled.resources}
     assert uris == {"note://{name}"}
-    assert (len(plugins.prompts), len(plugins.completions), len(plugins.setups)) == (1, 1, 1)
+    completed = {item.ref for item in plugins.completions} - {
+        item.ref for item in bundled.completions
+    }
+    assert completed == {"ask"}
+    assert (len(plugins.prompts), len(plugins.setups)) == (1, 1)
 
 
 def test_two_folders_may_hold_files_of_the_same_name(tmp_path: Path) -> None:

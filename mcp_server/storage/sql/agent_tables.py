@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Table, Text
 
 from mcp_server.storage.sql.schema import JsonText, at, metadata
 
@@ -13,6 +13,9 @@ agents = Table(
     Column("name", Text(collation="C"), primary_key=True),
     Column("definition", JsonText, nullable=False),
     Column("version", BigInteger, nullable=False),
+    # What the definition says, for the lists of tools and prompts, which are made often.
+    Column("as_tool", Boolean, nullable=False),
+    Column("as_prompt", Boolean, nullable=False),
     # Since when it rests: no new run begins.
     at("paused_at", nullable=True),
     at("created_at"),

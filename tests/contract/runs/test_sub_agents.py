@@ -16,6 +16,7 @@ from mcp_server.errors import Forbidden
 from mcp_server.llm import ChatRequest, Chunk
 from mcp_server.llm.script_file import load_turns
 from mcp_server.llm.scripted import ScriptedModel
+from mcp_server.services.agent_stats import AgentStatsService
 from mcp_server.services.runs import RunService
 from tests.contract.runs.world import World, ended, reached
 
@@ -87,6 +88,19 @@ async def test_an_agent_asks_another_one_and_counts_what_that_used(
         if event["type"] == "turn_finished"
     ]
     assert done["usage"]["total_tokens"] == sum(turns) + child["usage"]["total_tokens"]
+
+
+async def test_the_figures_of_agents_count_what_was_used_once_whoever_asked_for_it(
+    world: World, runs: RunService, principal: Principal
+) -> None:
+    await team(world, principal, echo={}, middle={"agents": ["echo"]}, boss={"agents": ["middle"]})
+    done = await run(runs, principal, "boss")
+    told = await AgentStatsService(world.operations, world.control).stats(principal)
+    used = {item["agent"]: item["prompt_tokens"] for item in told["items"]}
+    assert set(used) == {"boss", "middle", "echo"}
+    assert min(used.values()) > 0
+    # A run's usage has that of the runs below it; its figures are its own.
+    assert sum(used.values()) == told["total"]["prompt_tokens"] == done["usage"]["prompt_tokens"]
 
 
 async def test_five_agents_deep_is_the_most(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from mcp.server.subscriptions import InMemorySubscriptionBus
@@ -37,10 +38,17 @@ async def sends_out() -> str:
 """
 
 
+class NoAgents:
+    """The agents of a tenant that shows none as a tool."""
+
+    async def shown(self, *_: Any) -> list[Any]:
+        return []
+
+
 async def test_a_call_is_made_twice_only_if_its_tool_heeds_the_key(tmp_path: Path) -> None:
     (tmp_path / "tools").mkdir()
     (tmp_path / "tools" / "own.py").write_text(TOOLS)
-    services: Any = None
+    services: Any = SimpleNamespace(agents=NoAgents())
     operations = Operations(Limits(), Audit())
     plugins = declare(load_plugins((tmp_path,)))
     server = IsthmusServer(
