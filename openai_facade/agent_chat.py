@@ -9,8 +9,8 @@ from typing import Any
 
 from anyio import CancelScope
 
-from mcp_server.agents.conversation import wants_json
 from mcp_server.agents.events import Finished, LoopEvent, TextDelta
+from mcp_server.agents.turn_request import wants_json
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import InvalidInput, NotFound
 from mcp_server.llm import ChatRequest

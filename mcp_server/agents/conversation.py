@@ -18,6 +18,7 @@ from mcp_server.agents.events import (
 )
 from mcp_server.agents.final import ANY_ANSWER, AnswerRules, repair
 from mcp_server.agents.tool_errors import Failures, failure_text
+from mcp_server.agents.turn_request import unforced, wants_json, with_tools
 from mcp_server.errors import Unavailable
 from mcp_server.llm import ChatRequest, Chunk, Model
 
@@ -36,7 +37,7 @@ class Conversation:
         by_item: bool = False,
     ) -> None:
         own = [spec for spec in specs if spec["function"]["name"] not in client_tools]
-        self._request = _with_tools(request, own)
+        self._request = with_tools(request, own)
         self._server = {spec["function"]["name"] for spec in own}
         self._client_tools = client_tools
         self._by_item = by_item
@@ -55,6 +56,8 @@ class Conversation:
         self._failures = Failures()
         self._usage: dict[str, Any] = {}
         self._transcript: list[dict[str, Any]] = []
+        # What the model reads next: the request's messages and the transcript, until it is compacted.
+        self.read: list[dict[str, Any]] = [*request["messages"]]
         self.answer = Answer()
         self.stopped: Stopped | None = None
 
@@ -111,9 +114,28 @@ class Conversation:
         self._ran_before = self._calls_run
         self._written += self.answer.size
         self._usage = _add_usage(self._usage, self.answer.usage)
-        self._transcript.append(self.answer.message())
+        self._add(self.answer.message())
         if self._problem is not None:
-            self._transcript.append(repair(self._problem))
+            self._add(repair(self._problem))
+
+    def _add(self, message: dict[str, Any]) -> None:
+        self._transcript.append(message)
+        self.read.append(message)
+
+    def reads(self, messages: list[dict[str, Any]]) -> None:
+        """Have the model read these from now on; what was said stays in the transcript."""
+        self.read = messages
+        self.answer.usage = {}  # of what it read before
+
+    @property
+    def is_long(self) -> bool:
+        """Whether the last turn came to the limit of what the model is to read."""
+        most = self._limits.context_tokens
+        return most is not None and self.answer.usage.get("total_tokens", 0) >= most
+
+    @property
+    def model_id(self) -> str:
+        return self._request["model"]
 
     def restore_turn(self, record: Mapping[str, Any], turn: int) -> None:
         """Add the turn of an earlier attempt, whose text was told then."""
@@ -183,7 +205,7 @@ class Conversation:
         """Add the result of a call, with advice if it is an error."""
         self._failures.note(self._turn, call.name, call.arguments, is_error=is_error)
         content = failure_text(text) if is_error else text
-        self._transcript.append({"role": "tool", "tool_call_id": call.id, "content": content})
+        self._add({"role": "tool", "tool_call_id": call.id, "content": content})
 
     def close_calls(self) -> None:
         """Notice a model that for several turns called nothing that could be called, or failed alike."""
@@ -217,10 +239,9 @@ class Conversation:
         return self.stopped is not None or (not self.server_calls and self._problem is None)
 
     def _next_request(self, turn: int) -> ChatRequest:
-        messages = [*self._request["messages"], *self._transcript]
-        request = self._request | {"messages": messages}
+        request = self._request | {"messages": [*self.read]}
         if turn > 1 and "tool_choice" in request:
-            request["tool_choice"] = _unforced(request["tool_choice"])
+            request["tool_choice"] = unforced(request["tool_choice"])
         return request
 
     async def _next(self, chunks: AsyncGenerator[Chunk, None]) -> Chunk | None:
@@ -248,35 +269,6 @@ class Conversation:
             said.append(text)
             of_tokens = logprobs if self._by_item and name == "content" and logprobs else None
             yield TextDelta(text, turn, name, of_tokens)
-
-
-def wants_json(request: Mapping[str, Any]) -> bool:
-    """Tell whether the answer to a chat request must be JSON."""
-    wanted: object = request.get("response_format")
-    if not isinstance(wanted, Mapping):
-        return False
-    return cast("Mapping[str, Any]", wanted).get("type") in {"json_object", "json_schema"}
-
-
-def _with_tools(request: ChatRequest, own: list[dict[str, Any]]) -> ChatRequest:
-    options: dict[str, Any] = request.get("stream_options") or {}
-    full = request | {"stream": True, "stream_options": options | {"include_usage": True}}
-    tools: list[Any] = [*(request.get("tools") or ()), *own]
-    return full | {"tools": tools} if tools else full
-
-
-def _unforced(choice: object) -> object:
-    """Give the choice of the turns after the first: what was forced is now free."""
-    if choice == "none":
-        return choice
-    if isinstance(choice, Mapping):
-        named = cast("Mapping[str, Any]", choice)
-        if named.get("type") == "allowed_tools":  # the mode stands inside or beside it
-            inner: object = named.get("allowed_tools")
-            if isinstance(inner, Mapping):
-                return {**named, "allowed_tools": {**cast("dict[str, Any]", inner), "mode": "auto"}}
-            return {**named, "mode": "auto"}
-    return "auto"
 
 
 def _add_usage(total: dict[str, Any], turn: Mapping[str, Any]) -> dict[str, Any]:

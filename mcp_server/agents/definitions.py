@@ -24,7 +24,8 @@ class AgentLimits(BaseModel):
     """Where a run of the agent ends at the latest; `seconds` count anew for each attempt at it.
 
     `tokens` are those of all its answers with what the model read for them, `cost` is in US dollars by
-    the prices of the model; None is no limit.
+    the prices of the model; None is no limit. A run does not end at `context_tokens`: after a turn that
+    read and wrote so many, the older part of its conversation is summed up.
     """
 
     model_config = _STRICT
@@ -34,6 +35,7 @@ class AgentLimits(BaseModel):
     tool_calls: int = Field(default=64, ge=0, le=1000)
     tokens: int | None = Field(default=None, ge=1, le=1_000_000_000)
     cost: float | None = Field(default=None, gt=0, le=1_000_000)
+    context_tokens: int | None = Field(default=None, ge=1, le=1_000_000_000)
 
     def of_loop(self) -> LoopLimits:
         return LoopLimits(**self.model_dump())

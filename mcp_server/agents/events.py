@@ -73,6 +73,8 @@ class LoopLimits:
     """How many tokens the model may read and write, all turns together, as it reports them."""
     cost: float | None = None
     """In US dollars; counted where the price of the model is known."""
+    context_tokens: int | None = None
+    """After a turn that read and wrote so many, the conversation is compacted before the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,20 @@ class TurnIncomplete:
 
 
 @dataclass(frozen=True, slots=True)
+class ContextCompacted:
+    """Before turn `turn` the conversation became shorter, see `compaction`, for the `number`th time.
+
+    `messages` of it are a `summary` now, which took `usage`; None if only long results were cut.
+    """
+
+    turn: int
+    number: int
+    messages: int
+    summary: str | None
+    usage: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The last event: one assistant message for the whole loop.
 
@@ -164,5 +180,12 @@ class Finished:
 
 
 LoopEvent: TypeAlias = (
-    TextDelta | CallDelta | ToolStarted | ToolFinished | TurnFinished | TurnIncomplete | Finished
+    TextDelta
+    | CallDelta
+    | ToolStarted
+    | ToolFinished
+    | TurnFinished
+    | TurnIncomplete
+    | ContextCompacted
+    | Finished
 )

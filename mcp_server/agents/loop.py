@@ -7,9 +7,11 @@ from contextlib import aclosing
 
 from mcp_server.agents.answer import Answer
 from mcp_server.agents.calls import Caller
+from mcp_server.agents.compaction import Compactor
 from mcp_server.agents.conversation import Conversation
 from mcp_server.agents.events import (
     CallDelta,
+    ContextCompacted,
     Finished,
     LoopEvent,
     LoopLimits,
@@ -24,10 +26,12 @@ from mcp_server.agents.events import (
 )
 from mcp_server.agents.final import ANY_ANSWER, AnswerRules
 from mcp_server.agents.steps import NO_RULES, NOTHING_TOLD, CallRules, Steps, Told
+from mcp_server.errors import AppError
 from mcp_server.llm import ChatRequest, Model
 
 __all__ = [
     "CallDelta",
+    "ContextCompacted",
     "Finished",
     "LoopEvent",
     "LoopLimits",
@@ -57,6 +61,7 @@ async def run_loop(
     told: Told = NOTHING_TOLD,
     answers: AnswerRules = ANY_ANSWER,
     by_item: bool = False,
+    compacts: bool = False,
 ) -> AsyncGenerator[LoopEvent, None]:
     """Answer a chat request with the toolbox's tools, as a stream of events that ends with Finished.
 
@@ -79,6 +84,9 @@ async def run_loop(
     `by_item` is for answers that are made of items: each turn's text is told by itself, without the
     blank line, and the pieces of calls are told as the model writes them.
 
+    With `compacts`, a conversation that is too long for the model, or over `limits.context_tokens`, is
+    shortened and goes on, see `compaction`.
+
     Close the generator or cancel its task to stop: the model's stream and a running tool end too.
 
     Raises:
@@ -89,8 +97,11 @@ async def run_loop(
     talk = Conversation(request, specs, limits, client_tools, answers, by_item=by_item)
     at_once = 1 if request.get("parallel_tool_calls") is False else limits.at_once
     caller = Caller(toolbox, talk, steps, rules, told, at_once)
+    compactor = Compactor(model, talk, steps, answers.cost_of, told) if compacts else None
     for turn in range(1, limits.turns + 1):
-        async with aclosing(_take_turn(talk, model, turn, steps, told)) as events:
+        if compactor is not None:
+            compactor.restore(turn)
+        async with aclosing(_take_turn(talk, model, turn, steps, told, compactor)) as events:
             async for event in events:
                 yield event
         if talk.stopped or talk.is_over(turn):
@@ -104,8 +115,13 @@ async def run_loop(
 
 
 async def _take_turn(
-    talk: Conversation, model: Model, turn: int, steps: Steps | None, told: Told
-) -> AsyncGenerator[TextDelta | CallDelta | TurnFinished | TurnIncomplete, None]:
+    talk: Conversation,
+    model: Model,
+    turn: int,
+    steps: Steps | None,
+    told: Told,
+    compactor: Compactor | None,
+) -> AsyncGenerator[LoopEvent, None]:
     """Ask the model, or take the answer that an earlier attempt stored."""
     step = f"turn/{turn}"
     if steps is not None and steps.finished(step):
@@ -113,7 +129,7 @@ async def _take_turn(
         return
     if turn in told.open_turns:
         yield TurnIncomplete(turn)
-    async with aclosing(talk.ask(model, turn)) as deltas:
+    async with aclosing(_ask(talk, model, turn, compactor)) as deltas:
         async for delta in deltas:
             yield delta
     problem = await talk.judge(turn)
@@ -127,3 +143,28 @@ async def _take_turn(
         kept = await steps.store(step, answer.record() | ended)
         talk.answer = Answer.restored(kept)  # so that each attempt goes on with the same
     talk.add_turn()
+
+
+async def _ask(
+    talk: Conversation, model: Model, turn: int, compactor: Compactor | None
+) -> AsyncGenerator[LoopEvent, None]:
+    """Ask the model, with a shorter conversation where the whole one is too long for it."""
+    if compactor is None:
+        async with aclosing(talk.ask(model, turn)) as deltas:
+            async for delta in deltas:
+                yield delta
+        return
+    async with aclosing(compactor.before(turn)) as events:
+        async for event in events:
+            yield event
+    while not talk.stopped:
+        try:
+            async with aclosing(talk.ask(model, turn)) as deltas:
+                async for delta in deltas:
+                    yield delta
+        except AppError as error:
+            async with aclosing(compactor.after(turn, error)) as events:
+                async for event in events:
+                    yield event
+        else:
+            return

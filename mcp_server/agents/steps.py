@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
 UnsurePolicy: TypeAlias = Literal["fail", "retry"]
@@ -23,8 +23,8 @@ class Steps(Protocol):
     """The steps of one run, by name: what earlier attempts finished is done for good.
 
     A loop's steps are `turn/N`, one answer of the model; `call/N`, the Nth call to a tool of the
-    server, all turns together; `approve/N`, a person's answer about that call; and `ask/N`, the answer
-    to the question that it is.
+    server, all turns together; `approve/N`, a person's answer about that call; `ask/N`, the answer to
+    the question that it is; and `compact/N`, the Nth summary of what was said.
     """
 
     def finished(self, step: str, /) -> bool:
@@ -87,6 +87,8 @@ class Told:
     calls_started: frozenset[int] = frozenset()
     """Numbers of calls, all turns together."""
     calls_finished: frozenset[int] = frozenset()
+    compactions: Mapping[int, Mapping[str, Any]] = field(default_factory=dict[int, Any])
+    """By their numbers, the events that told them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +109,16 @@ def told_in(events: Iterable[Mapping[str, Any]]) -> Told:
     """Read the stored events of a run."""
     open_turns: set[int] = set()
     calls: dict[str, set[int]] = {"tool_started": set(), "tool_finished": set()}
+    compactions: dict[int, Mapping[str, Any]] = {}
     for event in events:
         kind = event["type"]
         if kind in {"text", "turn_finished"}:
             open_turns.add(event["turn"])
         elif kind == "turn_incomplete":
             open_turns.discard(event["turn"])
+        elif kind == "context_compacted":
+            compactions[event["number"]] = event
         elif kind in calls:
             calls[kind].add(event.get("number", len(calls[kind]) + 1))
     told = (frozenset(numbers) for numbers in calls.values())
-    return Told(frozenset(open_turns), *told)
+    return Told(frozenset(open_turns), *told, compactions=compactions)

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias, cast
 from mcp_server.agents.definitions import AgentDefinition
 from mcp_server.agents.events import (
     CallDelta,
+    ContextCompacted,
     Finished,
     LoopEvent,
     TextDelta,
@@ -67,7 +68,12 @@ async def perform(
         limits = replace(limits, at_once=1)
     rules = CallRules(frozenset(map(function_name, definition.approve)), definition.unsure)
     loop = run_loop(
-        *(model, toolbox, request, limits), steps=steps, rules=rules, told=told, answers=answers
+        *(model, toolbox, request, limits),
+        steps=steps,
+        rules=rules,
+        told=told,
+        answers=answers,
+        compacts=True,
     )
     async with aclosing(loop) as events:
         async for event in events:
@@ -121,6 +127,9 @@ def _stored(event: LoopEvent) -> dict[str, Any]:
         case TurnFinished(turn=turn, finish_reason=reason, usage=usage, model=model):
             told = {"finish_reason": reason, "usage": usage, "model": model}
             return {"type": "turn_finished", "turn": turn, **told}
+        case ContextCompacted(turn=turn, number=number, messages=messages, usage=usage):
+            told = {"number": number, "messages": messages, "summary": event.summary}
+            return {"type": "context_compacted", "turn": turn, **told, "usage": usage}
         case TurnIncomplete(turn=turn):
             return {"type": "turn_incomplete", "turn": turn}
         case Finished(message=message, finish_reason=reason, usage=usage, stopped=stopped):

@@ -17,6 +17,7 @@ class TraceStep(TypedDict):
     - `attempt`: `worker` had the run until its status became `ended_as`; `queue_seconds` before it.
     - `turn`: the model was asked with `messages` messages; `usage` is what it reports, `cost` in USD.
       `first_seconds` went by until its first words.
+    - `compaction`: before turn `turn`, `messages` messages became the summary `result`.
     - `call`: the tool `name` was called. `ended_in` is the attempt that got its result, if another one.
     - `question`, `approval`: the run asked `message`, of an approval about `about`; `by` answered.
 
@@ -24,7 +25,7 @@ class TraceStep(TypedDict):
     Fields named in the server's RUN_REDACT are redacted, and long texts cut.
     """
 
-    kind: Literal["attempt", "turn", "call", "question", "approval"]
+    kind: Literal["attempt", "turn", "compaction", "call", "question", "approval"]
     event: int
     attempt: int
     started_at: str

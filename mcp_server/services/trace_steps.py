@@ -1,9 +1,9 @@
-"""Reads the steps of a run out of its events: attempts, turns, calls and questions, each with its times."""
+"""Reads the steps of a run out of its events: attempts, turns, compactions, calls and questions, each with its times."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -37,31 +37,34 @@ class TraceSteps:
         self._queued_at: datetime | None = None
         # Since when the model can have been at work.
         self._free_at: datetime | None = None
+        self._taking: dict[str, Callable[[datetime, Event], None]] = {
+            "status": self._moved,
+            "retry": self._retried,
+            "resumed": self._went_on,
+            "input": self._went_on,
+            "text": self._turn,
+            "call": self._turn,
+            "turn_finished": self._turn_finished,
+            "turn_incomplete": self._turn_cut,
+            "context_compacted": self._compacted,
+            "tool_started": self._called,
+            "tool_finished": self._call_finished,
+        }
 
     def add(self, at: datetime, event: Event) -> None:
         """Take one event in; those that tell of no step are passed over."""
-        match event["type"]:
-            case "status":
-                self._moved(at, event)
-            case "retry":
-                self._noted(("attempt",), error=_error(event.get("error")))
-            case "resumed" | "input":
-                self._free_at = at
-                if event["type"] == "input":
-                    self._answered(at, event)
-            case "text" | "call":
-                self._turn(at, event)
-            case "turn_finished":
-                self._turn_finished(at, event)
-            case "turn_incomplete":
-                self._close(("turn",), at, interrupted=True)
-                self._free_at = at
-            case "tool_started":
-                self._called(at, event)
-            case "tool_finished":
-                self._call_finished(at, event)
-            case _:
-                pass
+        take = self._taking.get(event["type"])
+        if take is not None:
+            take(at, event)
+
+    def _went_on(self, at: datetime, event: Event) -> None:
+        self._free_at = at
+        if event["type"] == "input":
+            self._answered(at, event)
+
+    def _retried(self, at: datetime, event: Event) -> None:
+        del at
+        self._noted(("attempt",), error=_error(event.get("error")))
 
     def _moved(self, at: datetime, event: Event) -> None:
         status: str = event["status"]
@@ -111,12 +114,30 @@ class TraceSteps:
         step["messages"] = self._messages
         step["first_seconds"] = _between(self._free_at or at, at)
 
+    def _turn_cut(self, at: datetime, event: Event) -> None:
+        del event
+        self._close(("turn",), at, interrupted=True)
+        self._free_at = at
+
     def _turn_finished(self, at: datetime, event: Event) -> None:
         self._turn(at, event)
         usage: dict[str, Any] = event.get("usage") or {}
         told = {"finish_reason": event["finish_reason"], "usage": usage, "cost": usage.get("cost")}
         self._close(("turn",), at, **told)
         self._messages += 1
+        self._free_at = at
+
+    def _compacted(self, at: datetime, event: Event) -> None:
+        step = self._begin(("compaction",), "compaction", self._free_at or at, event)
+        usage: dict[str, Any] = event["usage"]
+        step["turn"], step["messages"] = event["turn"], event["messages"]
+        told = {
+            "result": self._text(event["summary"] or ""),
+            "usage": usage,
+            "cost": usage.get("cost"),
+        }
+        self._close(("compaction",), at, **told)
+        self._messages -= event["messages"]
         self._free_at = at
 
     def _called(self, at: datetime, event: Event) -> None:

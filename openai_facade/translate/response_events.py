@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from mcp_server.agents.events import (
     CallDelta,
+    ContextCompacted,
     Finished,
     LoopEvent,
     TextDelta,
@@ -182,6 +183,8 @@ class ResponseEvents:
                 return self._start(call, name, arguments)
             case ToolFinished():
                 return self._end_call(event)
+            case ContextCompacted():
+                return []  # agents' runs tell it; a response shows what was said
             case Finished():
                 raise TypeError("the last event of a loop ends the response: call finish")
 
