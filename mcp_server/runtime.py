@@ -22,7 +22,7 @@ from mcp_server.extensions.tasks import TasksExtension
 from mcp_server.extensions.tasks_listen import serve_task_notifications
 from mcp_server.handshake import add_handshake_methods
 from mcp_server.operation import Operations
-from mcp_server.plugins import load_plugins, set_up
+from mcp_server.plugins import Plugins, load_plugins, set_up
 from mcp_server.runs.context import Work
 from mcp_server.runs.queue import RunQueue
 from mcp_server.runs.stores import Stores
@@ -41,9 +41,11 @@ from mcp_server.services.media import StoredFiles
 from mcp_server.services.objects import collecting
 from mcp_server.services.objects.links import LinkService
 from mcp_server.services.objects.uploads import UploadService
+from mcp_server.services.run_access import RunAccess
 from mcp_server.services.run_results import INGESTION_KIND, TOOL_KIND
 from mcp_server.services.run_spans import RunSpans
 from mcp_server.services.run_undo import RunUndoService
+from mcp_server.services.run_writes import RunWrites
 from mcp_server.services.runs import RunService
 from mcp_server.services.schedules import ScheduleService
 from mcp_server.services.sql import SqlService
@@ -168,7 +170,11 @@ async def open_runtime(
             outside_tools=shared.outside_tools,
             responses=shared.responses,
             runs=runs,
-            run_undo=RunUndoService(operations, control, runs, versioned),
+            run_undo=RunUndoService(
+                *(operations, control, RunAccess(operations, stores.queue)),
+                RunWrites(control, _outward(plugins)),
+                versioned,
+            ),
             schedules=ScheduleService(*standing),
             traces=shared.traces,
             triggers=TriggerService(*standing),
@@ -234,6 +240,11 @@ async def open_runtime(
             worker=worker or None,
             works=works,
         )
+
+
+def _outward(plugins: Plugins) -> set[str]:
+    """Return the tools whose effects outside of this server nothing here can take back."""
+    return {tool.name for tool in plugins.tools if tool.egress and not tool.read_only}
 
 
 def _standing(

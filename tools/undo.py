@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from mcp_server.plugins import Call, tool
+from mcp_server.plugins import Call, Preview, tool
 from mcp_server.services.run_undo import RunUndone
 from mcp_server.services.undo import Undone
 
@@ -20,7 +20,7 @@ async def undo(
     return await call.services.undo.undo(call.principal, change, idempotency_key=call.key)
 
 
-@tool(verb="write")
+@tool(verb="write", preview=Preview(given={"preview": True}))
 async def run_undo(
     call: Call,
     run: str,
@@ -28,5 +28,5 @@ async def run_undo(
 ) -> RunUndone:
     """Undo what a run, and the runs that it began, changed of keys, objects and documents."""
     return await call.services.run_undo.undo(
-        call.principal, run, preview=preview, idempotency_key=call.key
+        call.principal, run, preview=preview, idempotency_key=call.key, deadline=call.deadline
     )
