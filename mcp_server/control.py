@@ -29,6 +29,7 @@ from mcp_server.services.moves.unfinished import refuse_unfinished
 from mcp_server.services.outside_tools import OutsideTools
 from mcp_server.services.responses import open_responses
 from mcp_server.services.run_engine import open_runs, run_stores
+from mcp_server.services.run_spans import RunSpans
 from mcp_server.services.runs import RunService
 from mcp_server.services.stored_chats import ChatService
 from mcp_server.services.traces import TraceService
@@ -45,6 +46,7 @@ class Control:
     stores: Stores
     runs: RunService
     traces: TraceService
+    spans: RunSpans | None
     fetcher: Fetcher
     address: str
 
@@ -69,6 +71,9 @@ async def open_control_parts(
         keys = KeyService(control, settings.api_key)
         operations = Operations(limits, audit, keys.rate_of, lambda: engines.wake.send("journal"))
         stores = run_stores(engines.runs, engines.heartbeat, settings.run_redact)
+        spans = RunSpans(engines.spans, engines.runs) if engines.spans is not None else None
+        if spans is not None:
+            stores.queue.observing.observers.append(spans.run_moved)
         runs = await stack.enter_async_context(
             open_runs(operations, control, stores, engines.wake, settings.run_ttl_days.seconds)
         )
@@ -81,6 +86,7 @@ async def open_control_parts(
             traces=TraceService(
                 operations, control, stores.queue, Redaction(frozenset(settings.run_redact))
             ),
+            spans=spans,
             fetcher=Fetcher(Allowed.parse(settings.fetch_allow)),
             address=address_of(settings),
         )

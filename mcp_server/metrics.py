@@ -51,7 +51,7 @@ class Metrics:
     ) -> None:
         operations.watch(self.operation_ended)
         usage.observers.append(self.model_asked)
-        queue.observers.append(self.run_moved)
+        queue.observing.observers.append(self.run_moved)
         runs.turn_observers.append(self.turn_ended)
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)

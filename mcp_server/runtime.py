@@ -206,10 +206,7 @@ async def open_runtime(
         await stack.enter_async_context(updates.following(control, engines.wake, runs.following))
         late.append(Bus(InProcess(server)))
         slots = settings.run_concurrency if concurrency is None else concurrency
-        spans = RunSpans(engines.spans, engines.runs) if engines.spans is not None else None
-        if spans is not None:
-            stores.queue.observers.append(spans.run_moved)
-        works = _works(engines, keys, stores, server, late[0], runs, spans)
+        works = _works(engines, keys, stores, server, late[0], runs, parts.spans)
         works[INGESTION_KIND] = IngestionWork(
             *(control, operations, services.files, services.ingest, vectors, keys.scopes_now)
         )

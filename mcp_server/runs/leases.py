@@ -6,12 +6,13 @@ once somebody did, its epoch holds nothing, for ever.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from sqlalchemy import BigInteger, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from mcp_server.runs.record import Recorder, status_event
+from mcp_server.runs.record import ENDED, Recorder, TellEnds, nobody, status_event
 from mcp_server.runs.transition import RunRow, journalled
 from mcp_server.storage.sql.schema import encode_json
 
@@ -123,12 +124,17 @@ class Leases:
     """The leases of every worker; `seconds` is how long one holds without being renewed."""
 
     def __init__(
-        self, control: AsyncEngine, record: Recorder, seconds: float = LEASE_SECONDS
+        self,
+        control: AsyncEngine,
+        record: Recorder,
+        seconds: float = LEASE_SECONDS,
+        tell_ends: TellEnds = nobody,
     ) -> None:
         self._control = control
         self._at_once = control.execution_options(isolation_level="AUTOCOMMIT")
         self._record = record
         self._seconds = seconds
+        self._tell_ends = tell_ends
 
     async def take(self, worker: str, slots: int) -> int:
         """Return the epoch of a new lease; `slots` is how many runs its worker executes at once."""
@@ -148,7 +154,8 @@ class Leases:
         async with self._control.begin() as tx:
             if await tx.scalar(_GIVE_UP, {"epoch": epoch}) is None:
                 return []
-            return [row.id for row in await self._release(tx, epoch, strike=0)]
+            rows = await self._release(tx, epoch, strike=0)
+        return await self._told(rows)
 
     async def reap(self, own_epoch: int) -> list[str]:
         """Take the leases of others that expired away, unless one's own has; return the runs that they held.
@@ -165,7 +172,12 @@ class Leases:
                     return taken
                 rows = await self._release(tx, epoch, strike=1)
             seen.append(epoch)
-            taken += [row.id for row in rows]
+            taken += await self._told(rows)
+
+    async def _told(self, rows: Sequence[RunRow]) -> list[str]:
+        """Tell of those that ended, and return all."""
+        await self._tell_ends([row.id for row in rows if row.status in ENDED])
+        return [row.id for row in rows]
 
     async def _release(self, tx: AsyncConnection, epoch: int, *, strike: int) -> list[RunRow]:
         rows = list(

@@ -18,6 +18,7 @@ from mcp_server.errors import Conflict
 from mcp_server.runs.claim import Claiming
 from mcp_server.runs.cleaning import clean
 from mcp_server.runs.completion import Completion
+from mcp_server.runs.observing import Observing
 from mcp_server.runs.queue_statements import (
     INSERTION,
     answered_before,
@@ -51,8 +52,7 @@ class RunQueue:
         self._record = record
         self._claiming = Claiming(control, record)
         self._completion = Completion(control, record)
-        # Told of each run that was claimed or ended here, after its transaction; must not block.
-        self.observers: list[Callable[[Run], None]] = []
+        self.observing = Observing(control)
 
     async def create(self, run: Run, tx: AsyncConnection | None = None) -> tuple[Run, bool]:
         """Store a queued run with its first event; with `tx`, in the caller's transaction.
@@ -75,7 +75,7 @@ class RunQueue:
         run could begin. No more than `share` runs of one tenant are held by the lease at once.
         """
         taken = await self._claiming.claim(epoch, kinds, slots, share)
-        return [self._observed(run) for run in taken]
+        return [self.observing.tell(run) for run in taken]
 
     async def end(self, run: str, epoch: int, outcome: Outcome) -> Run | None:
         """End a run: its last event is the status; None if the lease does not hold it any more.
@@ -83,7 +83,7 @@ class RunQueue:
         The run comes back without its definition and input.
         """
         ended = await self._completion.end(run, epoch, outcome)
-        return None if ended is None else self._observed(ended)
+        return None if ended is None else self.observing.tell(ended)
 
     async def hand_back(
         self,
@@ -104,19 +104,14 @@ class RunQueue:
         values: dict[str, Any] = {"status": "queued", "lease": None}
         if delay_seconds > 0:
             values["not_before"] = func.clock_timestamp() + wait
-        events: list[Event] = [status_event("queued")]
-        async with self._control.begin() as tx:
-            row = await self._lock(tx, *_held(run, epoch, attempt))
-            if row is None:
-                return False
-            if row.cancel_requested:
-                values, events = ending("cancelled"), [status_event("cancelled")]
-            elif retry:
-                values["retries"] = runs.c.retries + 1
-                tried = {"type": "retry", "attempt": row.attempt, "delay_seconds": delay_seconds}
-                events = [tried | {"error": error}, *events]
-            await apply(tx, self._record, changed(runs.c.id == run, values=values, events=events))
-            return True
+        if retry:
+            values["retries"] = runs.c.retries + 1
+
+        def told(tried: int) -> list[Event]:
+            why = {"type": "retry", "attempt": tried, "delay_seconds": delay_seconds}
+            return [*([why | {"error": error}] if retry else []), status_event("queued")]
+
+        return await self._let_go(run, epoch, attempt, values, told)
 
     async def suspend(
         self,
@@ -136,14 +131,7 @@ class RunQueue:
         values: dict[str, Any] = {"status": "input_required", "lease": None, "request": asked}
         values["awaits"] = asked.get("child", {}).get("run")
         events = [status_event("input_required") | {"request": asked}]
-        async with self._control.begin() as tx:
-            row = await self._lock(tx, *_held(run, epoch, attempt))
-            if row is None:
-                return False
-            if row.cancel_requested:
-                values, events = ending("cancelled"), [status_event("cancelled")]
-            await apply(tx, self._record, changed(runs.c.id == run, values=values, events=events))
-            return True
+        return await self._let_go(run, epoch, attempt, values, lambda _: events)
 
     async def answer(
         self,
@@ -206,7 +194,8 @@ class RunQueue:
                 return "running"
             values, events = ending("cancelled") | asked, [status_event("cancelled")]
             await apply(tx, self._record, changed(*own, values=values, events=events))
-            return "cancelled"
+        await self.observing.tell_ends([run])
+        return "cancelled"
 
     async def force_cancel(self, tenant: str, run: str) -> bool:
         """Cancel a live run without its worker, whose lease holds it no longer then."""
@@ -215,7 +204,10 @@ class RunQueue:
         events = [status_event("cancelled")]
         statement = changed(*live, values=values, events=events)
         async with self._control.begin() as tx:
-            return await apply(tx, self._record, statement) is not None
+            ended = await apply(tx, self._record, statement) is not None
+        if ended:
+            await self.observing.tell_ends([run])
+        return ended
 
     async def held(self, epoch: int) -> dict[str, bool]:
         """Return the runs that a lease holds, each with whether its cancellation was asked for."""
@@ -257,10 +249,26 @@ class RunQueue:
         asked = listing(run.tenant).where(runs.c.origin == origin, runs.c.status.in_(LIVE))
         return await self._read(asked)
 
-    def _observed(self, run: Run) -> Run:
-        for observer in self.observers:
-            observer(run)
-        return run
+    async def _let_go(
+        self,
+        run: str,
+        epoch: int,
+        attempt: int | None,
+        values: dict[str, Any],
+        told: Callable[[int], list[Event]],
+    ) -> bool:
+        """Take a run from its lease, if it is not to be cancelled; `told` are the events of this attempt."""
+        async with self._control.begin() as tx:
+            row = await self._lock(tx, *_held(run, epoch, attempt))
+            if row is None:
+                return False
+            events = told(row.attempt)
+            if row.cancel_requested:
+                values, events = ending("cancelled"), [status_event("cancelled")]
+            await apply(tx, self._record, changed(runs.c.id == run, values=values, events=events))
+        if row.cancel_requested:
+            await self.observing.tell_ends([run])
+        return True
 
     async def _read(self, query: Select[*tuple[Any, ...]]) -> list[Run]:
         async with self._at_once.connect() as connection:

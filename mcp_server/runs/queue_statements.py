@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Select, and_, bindparam, or_, select, text
@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import Insert
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from mcp_server.runs.cleaning import clean, clean_input
-from mcp_server.runs.record import LIVE, Event, Run, Status, status_event
+from mcp_server.runs.record import ENDED, LIVE, Event, Run, Status, status_event
 from mcp_server.runs.transition import changed
 from mcp_server.storage.sql.run_tables import run_events, run_steps, runs
 from mcp_server.storage.sql.schema import JsonText
@@ -138,6 +138,11 @@ def listing(
         same_key = runs.c.key_id.is_not_distinct_from(key_id)
         query = query.where(runs.c.subject == subject, same_key)
     return query.order_by(runs.c.created_at.desc(), runs.c.id.desc())
+
+
+def ended_runs(ids: Sequence[str]) -> Select[*tuple[Any, ...]]:
+    """Build the query for those of the runs that have ended, without what may be big."""
+    return select(*_LISTED).where(runs.c.id.in_(ids), runs.c.status.in_(ENDED))
 
 
 def finished_by(run: str, request: dict[str, Any], answer: Any) -> Insert:

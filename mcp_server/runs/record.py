@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol, TypeAlias
@@ -108,6 +108,15 @@ class Recorder(Protocol):
     async def __call__(self, connection: AsyncConnection, changes: Sequence[Change]) -> None:
         """Write one entry for each change, in the transaction of the change, in one round trip."""
         ...
+
+
+TellEnds: TypeAlias = Callable[[Sequence[str]], Awaitable[None]]
+"""Tell whoever wants to know that these runs have ended, after the transaction that ended them."""
+
+
+async def nobody(runs: Sequence[str]) -> None:
+    """Tell nobody."""
+    del runs
 
 
 def new_run_id() -> str:

@@ -5,7 +5,6 @@ Several workers may sweep at once: each takes small batches of rows that nobody 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Text, TextClause, bindparam, text
@@ -13,7 +12,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mcp_server.runs.compaction import Close, compact
-from mcp_server.runs.record import Recorder, Status, status_event
+from mcp_server.runs.record import Recorder, Status, TellEnds, nobody, status_event
 from mcp_server.runs.redaction import NOTHING, Redaction
 from mcp_server.runs.transition import journalled
 from mcp_server.storage.sql.schema import encode_json
@@ -118,20 +117,21 @@ _PURGE_EFFECTS = text(
 )
 
 
-async def _nobody(runs: Sequence[str]) -> None:
-    del runs
-
-
 class Sweep:
     """Every method does all there is to do, in small transactions, and may be repeated at any time."""
 
     def __init__(
-        self, control: AsyncEngine, record: Recorder, redaction: Redaction = NOTHING
+        self,
+        control: AsyncEngine,
+        record: Recorder,
+        redaction: Redaction = NOTHING,
+        tell_ends: TellEnds = nobody,
     ) -> None:
         self._control = control
         self._at_once = control.execution_options(isolation_level="AUTOCOMMIT")
         self._record = record
         self._redaction = redaction
+        self._tell_ends = tell_ends
 
     async def expire(self) -> list[str]:
         """End live runs whose `expires_at` has passed; return them."""
@@ -155,7 +155,7 @@ class Sweep:
         deleted = await self._delete(_PURGE_RUNS, {})
         return deleted + await self._delete(_PURGE_EFFECTS, {"days": EFFECT_DAYS})
 
-    async def compact(self, close: Close = _nobody) -> int:
+    async def compact(self, close: Close = nobody) -> int:
         """Merge the frames of ended runs, delete their steps, take out what is not to be kept.
 
         Numbers and bodies of events stay as they are, but for redacted values. `close` is told of the
@@ -171,7 +171,9 @@ class Sweep:
     ) -> list[str]:
         told = encode_json([status_event(status, error)])
         kept = None if error is None else encode_json(error)
-        return await self._change(due, _END, {"status": status, "error": kept, "told": told})
+        ended = await self._change(due, _END, {"status": status, "error": kept, "told": told})
+        await self._tell_ends(ended)
+        return ended
 
     async def _change(
         self, due: TextClause, statement: TextClause, given: dict[str, Any]

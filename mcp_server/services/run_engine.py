@@ -29,13 +29,14 @@ def run_stores(control: AsyncEngine, heartbeat: AsyncEngine, redact: Sequence[st
     `redact` names the fields whose values are taken out of what ended runs keep.
     """
     record = RunJournal()
+    queue = RunQueue(control, record)
     return Stores(
-        queue=RunQueue(control, record),
+        queue=queue,
         events=RunEvents(control),
         steps=RunSteps(control),
-        leases=Leases(control, record),
+        leases=Leases(control, record, tell_ends=queue.observing.tell_ends),
         heartbeat=Leases(heartbeat, record),
-        sweep=Sweep(control, record, Redaction(frozenset(redact))),
+        sweep=Sweep(control, record, Redaction(frozenset(redact)), queue.observing.tell_ends),
     )
 
 

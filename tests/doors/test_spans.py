@@ -184,6 +184,26 @@ async def test_a_run_links_to_the_span_of_whoever_began_it(
     assert not any(span.links for span in spans if span is not root)
 
 
+async def test_a_run_that_is_cancelled_while_it_waits_has_its_span_and_so_has_what_it_began(
+    live: Live, http: aiohttp.ClientSession, collector: Collector
+) -> None:
+    await save(http, live, "clerk", tools=["kv_set"], approve=["kv_set"])
+    await save(http, live, "boss", tools=["kv_get"], agents=["clerk"])
+    begun = await ask(http, live, "agent_run", agent="boss", input=SECRET)
+    assert begun["status"] == "input_required"
+    await ask(http, live, "run_cancel", run=begun["run"])
+    both = {"invoke_agent boss", "invoke_agent clerk"}
+    spans = await trace(
+        collector,
+        begun["run"].removeprefix("run_"),
+        lambda spans: both <= {span.name for span in spans},
+    )
+    for root in (span for span in spans if span.name in both):
+        assert root.attributes["isthmus.run.status"] == "cancelled"
+        assert not root.failed
+    assert len({span.span_id for span in spans}) == len(spans)
+
+
 async def test_a_plain_chat_is_a_span_below_its_callers_and_a_failing_model_an_error(
     live: Live, http: aiohttp.ClientSession, collector: Collector
 ) -> None:
