@@ -111,7 +111,11 @@ async def open_control_services(
     ):
         yield ControlServices(
             agents=AgentService(
-                operations, control, models=engines.router.models, tools=tools, taken=taken
+                *(operations, control),
+                models=engines.router.models,
+                tools=tools,
+                taken=taken,
+                cost_of=engines.router.cost_of,
             ),
             agent_stats=AgentStatsService(operations, control),
             batches=batches,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,22 +14,25 @@ from mcp_server.agents.turn_request import wants_json
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import InvalidInput, NotFound
 from mcp_server.llm import ChatRequest
+from mcp_server.llm.wire import sum_usage
 from mcp_server.services.conversations import ConversationLocked
 from mcp_server.services.runs import RunItem
 from openai_facade.chat_tools import send_loop
 from openai_facade.delivery import Delivery
 from openai_facade.exchange import Exchange
 from openai_facade.facade import AGENT_PREFIX, Facade
+from openai_facade.run_answers import RunAnswer, answered_call
 from openai_facade.translate.agent_variables import refused_variables, variables_of
 from openai_facade.translate.loop_answer import Trace
 from openai_facade.translate.mcp_opt_in import asks_for_servers, require_one_answer
 from openai_facade.translate.run_events import (
-    ApprovalAsked,
-    approval_asked,
+    Asked,
+    asked_in_response,
+    call_asked,
     loop_event,
     run_failure,
 )
-from openai_facade.translate.run_text import RunText
+from openai_facade.translate.run_text import RunText, as_one_answer, begun_anew
 from openai_facade.wire.conversations import locked
 from openai_facade.wire.faults import unsupported
 
@@ -52,40 +55,59 @@ async def answer_as_agent(
     body: ChatRequest,
     delivery: Delivery,
 ) -> None:
-    """Run the agent that the model id names, and answer with what it says.
+    """Run the agent that the model id names, or go on with its run that asked, and answer with what it says.
 
     A client that leaves cancels the run. A run that is interrupted goes on with another worker, and
     so does the stream of its answer: as one message with one finish_reason, in which the text of a
-    turn that had to begin anew follows the incomplete one after a blank line. A run that waits for a
-    person lets the client wait too.
+    turn that had to begin anew follows the incomplete one after a blank line. What the run asks of a
+    person ends the answer as the call of a function, whose result goes on with the run.
 
     Variables of its instructions come in the metadata, as `variable.NAME`.
 
     Raises:
-        AppError: there is no such agent, the request does not fit, or the run failed.
+        AppError: there is no such agent, the request does not fit, or the run failed. Conflict: what
+            it answers was answered already.
     """
     _require_no_tools(body)
     require_one_answer(body)
-    run = await _unbroken(start_agent(facade, principal, body))
-    trace = Trace(lambda name: name, run=run["run"])
+    said = await _answer_of(facade, principal, body)
+    if said is None:
+        run, after = (await _unbroken(start_agent(facade, principal, body)))["run"], 0
+    else:
+        await said.give(facade, principal)
+        run, after = said.run, said.after
+    trace = Trace(lambda name: name, run=run)
     try:
         text = RunText(whole_turns=wants_json(body))
-        events = _follow(facade, principal, run["run"], text)
-        await send_loop(delivery, trace, events)
+        followed = _follow(facade, principal, run, text, asked_by=call_asked, after=after)
+        await send_loop(delivery, trace, as_one_answer(followed, goes_on=said is not None))
     finally:
         if trace.has_effects:
             exchange.forbid_retry()
 
 
+async def _answer_of(facade: Facade, principal: Principal, body: ChatRequest) -> RunAnswer | None:
+    """Give what a chat says to the question of a run: its last message does, by the id of the call."""
+    last = len(body["messages"]) - 1
+    message = body["messages"][last]
+    if message["role"] != "tool":
+        return None
+    place = f"messages[{last}]."
+    call, content = message["tool_call_id"], message["content"]
+    answered = await answered_call(
+        facade, principal, body["model"], call, content, (f"{place}tool_call_id", f"{place}content")
+    )
+    return None if answered is None else answered[1]
+
+
 async def agent_events(
     facade: Facade, principal: Principal, body: ChatRequest, joined: Joined | None = None
-) -> AsyncGenerator[LoopEvent | ApprovalAsked, None]:
+) -> AsyncGenerator[LoopEvent | Asked, None]:
     """Run the agent that the model id of a chat body names, and give what its loop tells.
 
     It goes on with the conversation that it has `joined`, once its turn has come.
 
-    Where the run waits for a person's approval, this ends with the question and a Finished, and the
-    run waits on. To close this before cancels the run.
+    Where the run waits for a person, this ends with the question and a Finished, and the run waits on. To close this before cancels the run.
 
     Raises:
         AppError: there is no such agent, the request does not fit, or the run failed.
@@ -93,7 +115,7 @@ async def agent_events(
     _require_no_tools(body)
     run = await _unbroken(start_agent(facade, principal, body, joined))
     text = RunText(whole_turns=wants_json(body))
-    followed = _follow(facade, principal, run["run"], text, waits=False)
+    followed = _follow(facade, principal, run["run"], text, asked_by=asked_in_response)
     async with aclosing(followed) as events:
         async for event in events:
             yield event
@@ -101,21 +123,18 @@ async def agent_events(
 
 async def agent_goes_on(
     facade: Facade, principal: Principal, run: str, after: int
-) -> AsyncGenerator[LoopEvent | ApprovalAsked, None]:
+) -> AsyncGenerator[LoopEvent | Asked, None]:
     """Give what the loop of an agent's run tells after event `after`; to close this leaves the run alone.
 
     Raises:
         AppError: the run failed.
     """
     text = RunText(whole_turns=False)
-    followed = _follow(facade, principal, run, text, after=after, waits=False, own=False)
-    begun = False
-    async with aclosing(followed) as events:
+    followed = _follow(
+        facade, principal, run, text, asked_by=asked_in_response, after=after, own=False
+    )
+    async with aclosing(begun_anew(followed)) as events:
         async for event in events:
-            if isinstance(event, TextDelta) and not begun:
-                begun, event = True, replace(event, text=event.text.lstrip("\n"))  # noqa: PLW2901
-                if not event.text:
-                    continue
             yield event
 
 
@@ -154,27 +173,31 @@ async def _follow(
     run: str,
     text: RunText,
     *,
+    asked_by: Callable[[str, Mapping[str, Any]], Asked],
     after: int = 0,
-    waits: bool = True,
     own: bool = True,
 ) -> AsyncGenerator[Any, None]:
-    """Follow a run; unless this `waits` for a person as well, an approval that it asks is the end."""
+    """Follow a run to its end, or to what it asks of a person: as `asked_by` shows it, and a Finished."""
     runs = facade.services.runs
     last: dict[str, Any] = {}
+    usages: list[dict[str, Any]] = []
     ended = False
     try:
         async with aclosing(runs.follow(principal, run, after)) as events:
             async for last in events:
-                asked = None if waits else await _open_approval(facade, principal, run, last)
-                if asked is not None:
+                if await _is_asked(facade, principal, run, last):
                     ended = True
-                    yield asked
-                    yield Finished({"role": "assistant"}, "tool_calls", {}, [])
+                    yield asked_by(run, last["request"])
+                    yield Finished({"role": "assistant"}, "tool_calls", sum_usage(usages), [])
                     return
+                if last["type"] == "turn_finished":
+                    usages.append(last["usage"])
                 for delta in text.feed(last):
                     yield delta
                 event = loop_event(last)
                 ended = isinstance(event, Finished)
+                if after and isinstance(event, Finished):  # what was used before was told before
+                    event = replace(event, usage=sum_usage(usages))
                 if event is not None and not isinstance(event, TextDelta):
                     yield event
                 if ended:
@@ -187,18 +210,12 @@ async def _follow(
                 await runs.cancel(principal, run)
 
 
-async def _open_approval(
-    facade: Facade, principal: Principal, run: str, event: dict[str, Any]
-) -> ApprovalAsked | None:
-    """Give the approval that an event of a run asks for, if it is still open."""
+async def _is_asked(facade: Facade, principal: Principal, run: str, event: dict[str, Any]) -> bool:
+    """Tell whether an event of a run asks something that is still open."""
     if event["type"] != "status" or event["status"] != "input_required":
-        return None
-    asked = approval_asked(run, event["request"])
-    if asked is None:
-        return None
+        return False
     now = await facade.services.runs.get(principal, run)
-    still = now["request"] is not None and now["request"]["id"] == event["request"]["id"]
-    return asked if still else None
+    return now["request"] is not None and now["request"]["id"] == event["request"]["id"]
 
 
 async def _unbroken(starting: Awaitable[RunItem]) -> RunItem:

@@ -105,7 +105,7 @@ class Frame:
 
     def usage(self, usage: dict[str, Any]) -> Chunk:
         """Build the last chunk of a stream that was asked for usage."""
-        return self._object("chat.completion.chunk", [], usage)
+        return self._object("chat.completion.chunk", [], usage or None)
 
     def completion(
         self, message: dict[str, Any], finish_reason: str, usage: dict[str, Any]
@@ -113,7 +113,7 @@ class Frame:
         """Build a whole answer of one choice."""
         full = {"role": "assistant", "content": None, "refusal": None, **message}
         choice = {"index": 0, "message": full, "logprobs": None, "finish_reason": finish_reason}
-        return self._object("chat.completion", [choice], usage)
+        return self._object("chat.completion", [choice], usage or None)
 
     def _object(
         self, kind: str, choices: list[dict[str, Any]], usage: dict[str, Any] | None

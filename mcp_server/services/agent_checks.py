@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from mcp_server.agents.definitions import DEFAULT_MODEL, AgentDefinition
+from mcp_server.agents.final import CostOf
 from mcp_server.agents.questions import ASK_PERSON
 from mcp_server.agents.variables import used_variables
 from mcp_server.auth.principal import Principal
@@ -112,6 +113,23 @@ def check_faces(definition: AgentDefinition, taken: Taken) -> None:
         raise InvalidInput(
             f"tools: by {face!r} the agent would run itself; leave it out", param="tools"
         )
+
+
+def check_prices(definition: AgentDefinition, cost_of: CostOf) -> None:
+    """Refuse a limit of the cost that would never hold.
+
+    Raises:
+        InvalidInput: one of the definition's models has no price.
+    """
+    if definition.limits.cost is None:
+        return
+    for model in (definition.model, *definition.fallbacks):
+        if cost_of(model, {}) is None:
+            raise InvalidInput(
+                f"limits.cost: the model {model!r} has no price, so nothing would be counted; give "
+                "its input_price and output_price in [models.NAME] of the settings, or leave it out",
+                param="limits.cost",
+            )
 
 
 def unknown(param: str, value: str, known: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from typing_extensions import TypedDict
 
 from mcp_server.agents.definitions import AgentDefinition
+from mcp_server.agents.final import CostOf
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import AppError, InvalidInput, LimitExceeded
 from mcp_server.function_names import agent_face
@@ -24,6 +25,7 @@ from mcp_server.services.agent_checks import (
     Tools,
     check_faces,
     check_outside,
+    check_prices,
     read_definition,
 )
 from mcp_server.services.agent_items import AgentItem, agent_item
@@ -87,12 +89,14 @@ class AgentSaves:
         models: Models,
         tools: Tools,
         taken: Taken | None = None,
+        cost_of: CostOf | None = None,
     ) -> None:
         self._operation = operation
         self._control = control
         self._models = models
         self._tools = tools
         self._taken = taken or Taken()
+        self._cost_of = cost_of
 
     async def save(
         self, principal: Principal, name: str, idempotency_key: str | None = None, **fields: Any
@@ -220,6 +224,8 @@ class AgentSaves:
     def _read(self, fields: dict[str, Any]) -> AgentDefinition:
         definition = read_definition(fields)
         check_faces(definition, self._taken)
+        if self._cost_of is not None:
+            check_prices(definition, self._cost_of)
         return definition
 
     def _read_all(self, definitions: Mapping[str, Mapping[str, Any]]) -> dict[str, AgentDefinition]:

@@ -8,51 +8,44 @@ from typing import Any
 
 from mcp_server.agents.events import LoopEvent
 from mcp_server.auth.principal import Principal
-from mcp_server.errors import Conflict, Forbidden, NotFound
+from mcp_server.errors import NotFound
 from mcp_server.services.run_results import RunItem
 from openai_facade.agent_chat import agent_goes_on
 from openai_facade.facade import AGENT_PREFIX, Facade
 from openai_facade.responses.agent_stream import agent_response
+from openai_facade.run_answers import RunAnswer, agent_run, answered_call, require_agent
 from openai_facade.translate.mcp_opt_in import LABEL
 from openai_facade.translate.response_items import kept_items
 from openai_facade.translate.response_object import Item, Response
-from openai_facade.translate.run_events import ApprovalAsked, approval_asked
-from openai_facade.translate.run_ids import run_of, run_of_approval
+from openai_facade.translate.run_events import ApprovalAsked, Asked, asked_in_response
+from openai_facade.translate.run_ids import item_of_call, run_of, run_of_approval, run_of_call
 from openai_facade.wire.faults import InvalidRequest, invalid, unsupported
-
-_AGENT_KIND = "agent"
 
 
 @dataclass(frozen=True, slots=True)
 class Continued:
     """An agent's run whose question a request answers.
 
-    `question` is the open request's id, None if it is not open any more; `items` are the approval
-    request and its answer; `previous` is the response that asked, if it is stored.
+    `items` are what was asked, if that is still open, and its answer; `previous` is the response that
+    asked, if it is stored.
     """
 
-    run: str
-    question: str | None
-    approved: bool
-    reason: str
-    after: int
+    said: RunAnswer
     items: list[Item]
     previous: str | None
+
+    @property
+    def run(self) -> str:
+        """The run that goes on."""
+        return self.said.run
 
     async def answer(self, facade: Facade, principal: Principal) -> None:
         """Answer the run.
 
         Raises:
-            Conflict: somebody else was first.
+            Conflict: somebody else was first. InvalidInput: it is no answer to the question.
         """
-        if self.question is None:
-            raise Conflict(
-                f"run {self.run} does not wait for this approval: the first answer counts"
-            )
-        said: dict[str, Any] = {"approved": self.approved}
-        if self.reason:
-            said["reason"] = self.reason
-        await facade.services.runs.input(principal, self.run, said, self.question)
+        await self.said.give(facade, principal)
 
 
 async def answered_run(
@@ -62,50 +55,84 @@ async def answered_run(
 
     Raises:
         InvalidRequest: it says more than the answer, or its model is not the run's agent.
-        NotFound: there is no such run in this tenant.
     """
     given: list[Item] = body["input"] if isinstance(body.get("input"), list) else []
-    answers = [item for item in given if item.get("type") == "mcp_approval_response"]
-    if not model.startswith(AGENT_PREFIX) or not answers:
+    if not model.startswith(AGENT_PREFIX):
         return None
-    if len(given) != 1:
+    answers = [item for item in given if _answers_a_run(item)]
+    if not answers:
+        return None
+    if len(given) != 1 and not _follows_its_call(given):
         raise unsupported(
-            "input", "what an agent asks is answered alone: send one mcp_approval_response."
+            "input", f"what an agent asks is answered alone: send one {answers[0]['type']}."
         )
     (item,) = kept_items(answers)
-    request = item["approval_request_id"]
-    place = "input[0].approval_request_id"
-    run = await _run(facade, principal, run_of_approval(request))
-    if run is None:
-        raise invalid(place, f"{request[:80]!r} was not asked.")
-    if f"{AGENT_PREFIX}{run['agent']}" != model:
-        raise invalid("model", f"this approval was asked by {AGENT_PREFIX}{run['agent']}.")
+    place = f"input[{len(given) - 1}]."
+    approves = item["type"] == "mcp_approval_response"
+    read = _approval if approves else _output
+    run, said = await read(facade, principal, model, item, place)
     if body.get("tools"):
         raise unsupported("tools", "an agent has the tools of its definition; leave it out.")
+    asked = [_asked(run)] if said.question is not None else []
     previous = await _previous(facade, principal, body, run)
-    asked = _asked(run)
-    open_now = asked is not None and asked["id"] == request and run["request"] is not None
-    return Continued(
-        run=run["run"],
-        question=run["request"]["id"] if open_now and run["request"] is not None else None,
-        approved=item["approve"],
-        reason=item.get("reason") or "",
-        after=run["last_event"],
-        items=[*([asked] if asked is not None and open_now else []), item],
-        previous=previous,
+    return Continued(said, [*asked, item], previous)
+
+
+def _answers_a_run(item: Item) -> bool:
+    if item.get("type") == "mcp_approval_response":
+        return True
+    return item.get("type") == "function_call_output" and run_of_call(item["call_id"]) is not None
+
+
+def _follows_its_call(given: list[Item]) -> bool:
+    """Tell whether the client that keeps the history itself sends what was asked, and the answer at its end."""
+    if len(given) < 2 or given[-1].get("type") != "function_call_output":
+        return False
+    return given[-2].get("type") == "function_call" and (
+        given[-2].get("call_id") == given[-1]["call_id"]
     )
+
+
+async def _approval(
+    facade: Facade, principal: Principal, model: str, item: Item, place: str
+) -> tuple[RunItem, RunAnswer]:
+    request: str = item["approval_request_id"]
+    run = await agent_run(facade, principal, run_of_approval(request))
+    if run is None:
+        raise invalid(f"{place}approval_request_id", f"{request[:80]!r} was not asked.")
+    require_agent(run, model)
+    question = run["request"]
+    open_now = question is not None and _asked(run)["id"] == request
+    said: dict[str, Any] = {"approved": item["approve"]}
+    if item.get("reason"):
+        said["reason"] = item["reason"]
+    asked = question["id"] if question is not None and open_now else None
+    return run, RunAnswer(run["run"], asked, (said,), f"{place}reason", run["last_event"])
+
+
+async def _output(
+    facade: Facade, principal: Principal, model: str, item: Item, place: str
+) -> tuple[RunItem, RunAnswer]:
+    call, output = item["call_id"], item["output"]
+    places = f"{place}call_id", f"{place}output"
+    answered = await answered_call(facade, principal, model, call, output, places)
+    assert answered is not None  # noqa: S101  for the type checker: its id names a run
+    run, said = answered
+    if run["request"] is not None and _asked(run)["type"] == "mcp_approval_request":
+        raise invalid(f"{place}call_id", "this asks for an approval: send mcp_approval_response.")
+    return run, said
 
 
 def continue_run(
     facade: Facade, principal: Principal, continued: Continued
-) -> AsyncGenerator[LoopEvent | ApprovalAsked, None]:
+) -> AsyncGenerator[LoopEvent | Asked, None]:
     """Give what the run tells from its answer on."""
-    return agent_goes_on(facade, principal, continued.run, continued.after)
+    return agent_goes_on(facade, principal, continued.run, continued.said.after)
 
 
 async def agent_run_of(facade: Facade, principal: Principal, response: str) -> RunItem | None:
     """Give the run of an agent that a response id names, None if there is none."""
-    return await _run(facade, principal, run_of(response))
+    return await agent_run(facade, principal, run_of(response))
 
 
 async def seen_as_response(facade: Facade, principal: Principal, response: str) -> Response | None:
@@ -123,28 +150,21 @@ async def cancelled_run(facade: Facade, principal: Principal, response: str) -> 
     return await seen_as_response(facade, principal, response)
 
 
-def _asked(run: RunItem) -> Item | None:
+def _asked(run: RunItem) -> Item:
+    """Give what a run asks now as the item that its response ends in."""
     request = run["request"]
-    asked = None if request is None else approval_asked(run["run"], request)
-    if asked is None:
-        return None
+    assert request is not None  # noqa: S101  for the type checker: it waits
+    asked = asked_in_response(run["run"], request)
+    told: Item = {"name": asked.name, "arguments": asked.arguments}
+    if isinstance(asked, ApprovalAsked):
+        return {"id": asked.id, "type": "mcp_approval_request", "server_label": LABEL, **told}
     return {
-        "id": asked.id,
-        "type": "mcp_approval_request",
-        "server_label": LABEL,
-        "name": asked.name,
-        "arguments": asked.arguments,
+        "id": item_of_call(asked.id),
+        "type": "function_call",
+        "call_id": asked.id,
+        "status": "completed",
+        **told,
     }
-
-
-async def _run(facade: Facade, principal: Principal, run: str | None) -> RunItem | None:
-    if run is None:
-        return None
-    try:
-        found = await facade.services.runs.get(principal, run)
-    except (NotFound, Forbidden):  # to whoever may read no runs, there is none
-        return None
-    return found if found["kind"] == _AGENT_KIND else None
 
 
 async def _previous(

@@ -22,7 +22,7 @@ _PAGE = 1000
 async def agent_response(facade: Facade, principal: Principal, run: RunItem) -> Response:
     """Give the response of an agent's run with all that the run has told by now.
 
-    One that waits for an approval is `completed` and ends with the request for it.
+    One that waits for a person is `completed` and ends with what it asks.
     """
     runs, name = facade.services.runs, run["run"]
     told = _begun(run)
@@ -45,7 +45,7 @@ async def follow_agent(
 ) -> AsyncGenerator[Event, None]:
     """Yield the events of the response of an agent's run with a number over `after`, up to its last.
 
-    Where the run waits for an approval, that is the last one for now; what follows the answer is told
+    Where the run waits for a person, that is the last one for now; what follows the answer is told
     to who asks again. Who stops following stops nothing.
     """
     told = _begun(run)

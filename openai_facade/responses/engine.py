@@ -26,13 +26,12 @@ from openai_facade.responses.context import Memory
 from openai_facade.responses.failure import failure_of
 from openai_facade.responses.keeping import Kept, keep
 from openai_facade.responses.tools import ResponseToolbox
-from openai_facade.translate.mcp_opt_in import LABEL
 from openai_facade.translate.response_events import Event, ResponseEvents
 from openai_facade.translate.response_object import Item, Response
 from openai_facade.translate.response_request import wants_logprobs
 from openai_facade.translate.response_search import Sources
 from openai_facade.translate.response_shorten import shortened
-from openai_facade.translate.run_events import ApprovalAsked
+from openai_facade.translate.run_events import Asked as AskedByRun
 from openai_facade.wire.responses import conversation_id
 
 
@@ -201,9 +200,9 @@ class Answering:
             known = {"asked": [item["id"] for item in asked], "usage": usage}
             await steps.store(f"round/{number}", known)
 
-    def _tell(self, happened: LoopEvent | ApprovalAsked) -> list[Event]:
-        if isinstance(happened, ApprovalAsked):
-            return self._told.asked(happened.id, LABEL, happened.name, happened.arguments)
+    def _tell(self, happened: LoopEvent | AskedByRun) -> list[Event]:
+        if isinstance(happened, AskedByRun):
+            return self._told.asked_by_run(happened)
         of_agent = self._asked.model is None and isinstance(happened, TurnFinished)
         if of_agent or isinstance(happened, Finished):  # what an agent says is one text
             return []

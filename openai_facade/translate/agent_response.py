@@ -18,7 +18,7 @@ from openai_facade.translate.response_calls import CallKind
 from openai_facade.translate.response_events import Event, ResponseEvents
 from openai_facade.translate.response_object import Response, item_id
 from openai_facade.translate.response_search import Sources
-from openai_facade.translate.run_events import ApprovalAsked, approval_asked, loop_event
+from openai_facade.translate.run_events import ApprovalAsked, Asked, asked_in_response, loop_event
 
 _NO_USAGE: dict[str, Any] = {}
 _ENDED = frozenset({"completed", "failed", "cancelled", "expired"})
@@ -28,14 +28,14 @@ class AgentResponse:
     """Turns the events of run `run`, all of them and in order, into those of its response.
 
     Each turn's text is a message of its own and each call an `mcp_call` of this server. Where the run
-    asks for an approval, the response is `completed` and ends in the request for it; once it was
-    answered, it is `in_progress` again.
+    asks for an approval, the response is `completed` and ends in the request for it, and where it asks a
+    question, in the call of a function that stands for it; once it was answered, it is `in_progress` again.
     """
 
     def __init__(self, run: str, response: Response) -> None:
         self._run = run
         self._calls: dict[str, CallKind] = {}
-        self._asked: ApprovalAsked | None = None
+        self._asked: Asked | None = None
         self._silent = True
         self._finished = Finished({}, "stop", _NO_USAGE, [])
         numbers = count(1)
@@ -49,7 +49,7 @@ class AgentResponse:
 
     @property
     def asks(self) -> bool:
-        """Tell whether the run's last question is for an approval, of a call that has not begun."""
+        """Tell whether what the run asked last may still be open: no call has begun since."""
         return self._asked is not None
 
     def begin(self) -> list[Event]:
@@ -100,7 +100,7 @@ class AgentResponse:
     def _start(self, call: ToolStarted) -> list[Event]:
         self._calls[call.name] = CallKind("mcp", LABEL, call.name)
         asked, self._asked = self._asked, None
-        if asked is not None and asked.name == call.name:
+        if isinstance(asked, ApprovalAsked) and asked.name == call.name:
             return self._told.approved(call.call_id, call.name, call.arguments, asked.id)
         return self._told.feed(call)
 
@@ -113,11 +113,9 @@ class AgentResponse:
         return self._end(event, ended_at) if status in _ENDED else []
 
     def _ask(self, event: Mapping[str, Any]) -> list[Event]:
-        asked = self._asked = approval_asked(self._run, event["request"])
-        if asked is None:
-            return []  # a question that no item of a response can ask
+        asked = self._asked = asked_in_response(self._run, event["request"])
         self._silent = True
-        told = self._told.asked(asked.id, LABEL, asked.name, asked.arguments)
+        told = self._told.asked_by_run(asked)
         told += self._told.finish(Finished({}, "tool_calls", _NO_USAGE, []), at=0)
         self._told.response |= {"usage": None, "completed_at": None}
         return [*told, self._told.last()]

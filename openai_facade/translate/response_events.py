@@ -16,11 +16,14 @@ from mcp_server.agents.events import (
     TurnFinished,
     TurnIncomplete,
 )
+from openai_facade.translate.mcp_opt_in import LABEL
 from openai_facade.translate.response_calls import CallKind, OpenCall, opened
 from openai_facade.translate.response_object import Item, Response, item_id, response_usage
 from openai_facade.translate.response_search import Sources
 from openai_facade.translate.response_speech import REASONING, Speech, kind_of_field
 from openai_facade.translate.response_stream import NewId, Stream
+from openai_facade.translate.run_events import Asked, QuestionAsked
+from openai_facade.translate.run_ids import item_of_call
 
 Event: TypeAlias = dict[str, Any]
 
@@ -144,16 +147,20 @@ class ResponseEvents:
         index, added = self._stream.add(item)
         return [added, self._stream.done(index, item)]
 
-    def asked(self, request: str, label: str, tool: str, arguments: str) -> list[Event]:
-        """Tell of a call that waits for a person, elsewhere than in this response; `request` is its id."""
-        item: Item = {
-            "id": request,
-            "type": "mcp_approval_request",
-            "server_label": label,
-            "name": tool,
-            "arguments": arguments,
-        }
+    def asked_by_run(self, asked: Asked) -> list[Event]:
+        """Tell what an agent's run asks of a person: a call to be approved, or a question."""
         told = self._close_speech("completed")
+        if isinstance(asked, QuestionAsked):
+            opening = opened(self._stream, CallKind("function"), asked.id, asked.name)
+            told += opening.open({"id": item_of_call(asked.id)})
+            return [*told, *opening.write(asked.arguments), *opening.hand_over()]
+        item: Item = {
+            "id": asked.id,
+            "type": "mcp_approval_request",
+            "server_label": LABEL,
+            "name": asked.name,
+            "arguments": asked.arguments,
+        }
         index, added = self._stream.add(item)
         return [*told, added, self._stream.done(index, item)]
 

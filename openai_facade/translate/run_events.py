@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
+from mcp_server.agents.asked import answer_schema
 from mcp_server.agents.events import Finished, LoopEvent, TextDelta, ToolFinished, ToolStarted
+from mcp_server.agents.questions import ASK_PERSON
 from mcp_server.errors import (
     AppError,
     Conflict,
@@ -18,7 +21,11 @@ from mcp_server.errors import (
     Unauthenticated,
     Unavailable,
 )
-from openai_facade.translate.run_ids import approval_id
+from openai_facade.translate.run_ids import approval_id, call_id
+
+APPROVE_CALL = "approve_call"
+"""The function whose call asks a chat's client for an approval; another one than that of a question, lest
+a client that answers questions by itself approves."""
 
 _ERRORS: dict[str, type[AppError]] = {
     each.code: each
@@ -42,6 +49,40 @@ class ApprovalAsked:
     id: str
     name: str
     arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionAsked:
+    """The run asks a person, by the call of a function that the client has; `id` is the call's."""
+
+    id: str
+    name: str
+    arguments: str
+
+    def call(self) -> dict[str, Any]:
+        """Give it as a chat's tool call."""
+        function = {"name": self.name, "arguments": self.arguments}
+        return {"id": self.id, "type": "function", "function": function}
+
+
+Asked: TypeAlias = ApprovalAsked | QuestionAsked
+
+
+def asked_in_response(run: str, request: Mapping[str, Any]) -> Asked:
+    """Give what a run's open request is in a response: a request for approval, else a call of `ask_person`."""
+    return approval_asked(run, request) or call_asked(run, request)
+
+
+def call_asked(run: str, request: Mapping[str, Any]) -> QuestionAsked:
+    """Give a run's open request as a function call: `approve_call` for an approval, else `ask_person`."""
+    told = {"message": request["message"], "schema": answer_schema(dict(request))}
+    name = ASK_PERSON
+    if request["kind"] == "approval":
+        name, told = APPROVE_CALL, told | {"call": request.get("call")}
+    arguments = {key: value for key, value in told.items() if value is not None}
+    return QuestionAsked(
+        call_id(run, request["id"]), name, json.dumps(arguments, ensure_ascii=False)
+    )
 
 
 def approval_asked(run: str, request: Mapping[str, Any]) -> ApprovalAsked | None:

@@ -1,4 +1,4 @@
-"""One record, several faces: the ids by which a run's response and its approval requests name the run."""
+"""One record, several faces: the ids by which a run's response, its approval requests and its questions name the run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from uuid import uuid4
 
 _RUN, _RESPONSE = "run_", "resp_"
 _APPROVAL = re.compile(r"mcpr_([0-9a-f]{32})([0-9a-f]{16})")
+_CALL = re.compile(r"call_([0-9a-f]{32})[0-9a-f]{16}")
 _QUESTION_DIGITS = 16
 
 
@@ -30,3 +31,20 @@ def run_of_approval(approval: str) -> str | None:
     """Give the id of the run that asks for an approval, None if no run does."""
     found = _APPROVAL.fullmatch(approval)
     return None if found is None else f"{_RUN}{found[1]}"
+
+
+def call_id(run: str, question: str) -> str:
+    """Give the id of the function call that stands for a question of a run."""
+    digits = question.rpartition("_")[2][:_QUESTION_DIGITS]
+    return f"call_{run.removeprefix(_RUN)}{digits}"
+
+
+def run_of_call(call: str) -> str | None:
+    """Give the id of the run whose question a function call stands for, None if it stands for none."""
+    found = _CALL.fullmatch(call)
+    return None if found is None else f"{_RUN}{found[1]}"
+
+
+def item_of_call(call: str) -> str:
+    """Give the id of the item that such a call is, the same wherever it is told."""
+    return f"fc_{call.removeprefix('call_')}"

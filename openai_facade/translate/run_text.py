@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
-from mcp_server.agents.events import TextDelta
+from mcp_server.agents.events import Finished, LoopEvent, TextDelta
+from openai_facade.translate.run_events import QuestionAsked
 
 
 class RunText:
@@ -51,3 +54,43 @@ class RunText:
         if delta.text.startswith("\n\n") or before.text.endswith("\n\n"):
             return delta
         return TextDelta(f"\n\n{delta.text}", delta.turn, delta.field)
+
+
+async def begun_anew(events: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
+    """Give the events of a run that goes on, without the blank line that parts its text from what was said."""
+    begun = False
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, TextDelta) and not begun:
+                text = event.text.lstrip("\n")
+                begun = bool(text)
+                if begun:
+                    yield replace(event, text=text)
+                continue
+            yield event
+
+
+async def as_one_answer(
+    events: AsyncGenerator[Any, None], *, goes_on: bool
+) -> AsyncGenerator[LoopEvent, None]:
+    """Give the events of one chat of those that a run took: its message holds what was said in this one.
+
+    What the run asks is a call of the message.
+    """
+    said: dict[str, str] = {}
+    asked: QuestionAsked | None = None
+    told = begun_anew(events) if goes_on else events
+    async with aclosing(told):
+        async for event in told:
+            if isinstance(event, QuestionAsked):
+                asked = event
+                continue
+            if isinstance(event, TextDelta):
+                said[event.field] = said.get(event.field, "") + event.text
+            if isinstance(event, Finished) and (goes_on or asked is not None):
+                calls = [] if asked is None else [asked.call()]
+                message = {"role": "assistant", "content": None, **said}
+                message |= {"tool_calls": calls} if calls else {}
+                yield replace(event, message=message, client_calls=calls)
+                continue
+            yield event

@@ -31,7 +31,14 @@ WHOLE: dict[str, Any] = {
     "unsure": "retry",
     "output_schema": {"type": "object", "properties": {"answer": {"type": "string"}}},
     "parallel": False,
-    "limits": {"turns": 3, "seconds": 5.0, "tool_calls": 2, "tokens": 100, "cost": 0.5},
+    "limits": {
+        "turns": 3,
+        "seconds": 5.0,
+        "tool_calls": 2,
+        "tokens": 100,
+        "cost": 0.5,
+        "context_tokens": 9,
+    },
     "memory": "conversation",
     "busy": "enqueue",
     "as_tool": True,
@@ -181,3 +188,27 @@ async def test_a_definition_of_an_earlier_release_still_loads(
     assert (found["variables"], found["memory"], found["as_tool"]) == ({}, "none", False)
     assert (found["limits"]["turns"], found["limits"]["tokens"]) == (2, None)
     assert found["instructions"] == "Say {{this}}."
+
+
+async def test_a_limit_of_the_cost_needs_the_price_of_every_model(
+    operations: Operations, control: AsyncEngine, principal: Principal
+) -> None:
+    router = Router([ScriptedModel()], default_model=None, announcement="")
+    priced = {"scripted": 0.0}
+    service = AgentService(
+        *(operations, control),
+        models=router.models,
+        tools=tools,
+        cost_of=lambda model, _: priced.get(model),
+    )
+    limits = {"cost": 1.0}
+    await service.save(principal, "cheap", instructions="", model="scripted", limits=limits)
+    with pytest.raises(InvalidInput, match=r"limits\.cost: the model 'default' has no price"):
+        await service.save(
+            principal,
+            "dear",
+            instructions="",
+            model="scripted",
+            fallbacks=["default"],
+            limits=limits,
+        )

@@ -156,15 +156,14 @@ async def test_the_embedded_model_answers_from_a_store_with_a_citation(world: Wo
         model=embedded,
         instructions="Answer from the documents, and name your source.",
         limits={"turns": 3},
+        output_schema=schema,
     )
-    wanted: Any = {"type": "json_schema", "json_schema": {"name": "cited", "schema": schema}}
     async with AsyncOpenAI(base_url=f"{world.live.url}/v1", api_key=world.live.key) as client:
         answer = await client.chat.completions.create(
             model="agent/cites",
             messages=[
                 {"role": "user", "content": "Search the documents: when does the ferry leave?"}
             ],
-            response_format=wanted,
             max_tokens=200,
         )
     listed = (await world.bus.call("run_list", {"agent": "cites"})).structured["items"]

@@ -127,7 +127,17 @@ def test_a_run_that_does_not_complete_ends_its_stream_with_the_reason(ending: st
     assert told[-1]["type"] == last
 
 
-def test_a_question_that_is_no_approval_shows_nowhere() -> None:
-    asks = {"id": "req_1", "kind": "question", "message": "Which?"}
-    begun = [status("running"), text("Hm.", 1)]
-    assert read([*begun, status("input_required", request=asks)]) == read(begun)
+def test_a_question_is_the_call_of_a_function_that_the_client_has() -> None:
+    asks = {"id": f"ask_{'b' * 32}", "kind": "question", "message": "Which?", "schema": None}
+    told = read([status("running"), text("Hm.", 1), status("input_required", request=asks)])
+    call = [event["item"] for event in told if event["type"] == "response.output_item.done"][-1]
+    digits = RUN.removeprefix("run_") + "b" * 16
+    assert call == {
+        "id": f"fc_{digits}",
+        "type": "function_call",
+        "status": "completed",
+        "call_id": f"call_{digits}",
+        "name": "ask_person",
+        "arguments": '{"message": "Which?"}',
+    }
+    assert told[-1]["type"] == "response.completed"
