@@ -110,6 +110,7 @@ async def test_every_field_survives_the_way_out_and_in(
     odd = "  {{reader}}: «no»\n\n\tand {{language}} # no comment \u2028\n- x:\u00a0y \U0001f600  \n"
     wanted = {**WHOLE, "name": "whole", "model": "default", "instructions": odd}
     wanted["fallbacks"] = ["default"]
+    wanted["limits"] = {**WHOLE["limits"], "cost": None}  # no model here has a price
     saved = await call(server, "agent_save", wanted)
     assert not saved["isError"], saved
     exported = isthmus(data, "agents", "export", "whole", "--output", str(folder)).stdout
