@@ -128,6 +128,7 @@ class Leases:
         control: AsyncEngine,
         record: Recorder,
         seconds: float = LEASE_SECONDS,
+        *,
         tell_ends: TellEnds = nobody,
     ) -> None:
         self._control = control
