@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 from mcp_server.agents.definitions import AgentDefinition
 from mcp_server.agents.final import AnswerRules, CostOf, unknown_cost
@@ -14,12 +13,12 @@ from mcp_server.agents.models import ModelFor
 from mcp_server.agents.steps import NOTHING_TOLD, Told, told_in
 from mcp_server.agents.work import perform
 from mcp_server.auth.principal import Principal, acting_as
-from mcp_server.errors import Unavailable
 from mcp_server.runs.context import RunContext
 from mcp_server.runs.outage import through_outage
 from mcp_server.runs.record import Event, Outcome, Run, Status
 from mcp_server.services.agent_output import OutputCheck
 from mcp_server.services.grants import Grant, GrantedToolbox, ScopesNow, ToolboxFor
+from mcp_server.services.patience import patiently
 from mcp_server.services.run_answer_check import AnswerCheck
 from mcp_server.services.run_spans import RunSpans
 from mcp_server.services.runs import RunService
@@ -27,14 +26,8 @@ from mcp_server.services.sub_agents import SubAgents
 from mcp_server.services.turn_clock import TurnClock, TurnObserver
 from mcp_server.tracing.places import standing_in
 
-T = TypeVar("T")
-
 EventsOf: TypeAlias = Callable[[str, int], Awaitable[tuple[list[Event], Status | None]]]
 """Return some of a run's events after a number, oldest first; none if there are no more."""
-
-# For how long a run waits for a database that cannot tell its rights.
-PATIENCE_SECONDS = 90.0
-_PAUSE_SECONDS = 0.2
 
 _STOPPED = {
     "turns": "its limit of {turns} turns was used up",
@@ -77,7 +70,7 @@ class AgentWork:
         definition = _definition(run)
         principal = Principal(run.tenant, run.subject, run.grant, run.key_id)
         grant = Grant(principal, self.scopes_now)
-        await _patiently(grant.now)
+        await patiently(grant.now)
         last: Event = {}
         granted = GrantedToolbox(grant, definition, self.toolbox_for)
         tools = SubAgents(self.runs, granted, definition.agents, grant, context)
@@ -104,11 +97,11 @@ class AgentWork:
                     for each in watching:
                         each.told(event)
         # A run without calls would otherwise answer for a key that died in the meantime.
-        principal = await _patiently(grant.now)
+        principal = await patiently(grant.now)
         outcome = _outcome(definition, last)
         if run.conversation is not None and outcome.status == "completed":
             key = context.key("remember")
-            await _patiently(
+            await patiently(
                 lambda: self.runs.memory.remember(principal, run, last["message"], key=key)
             )
         return outcome
@@ -119,7 +112,7 @@ class AgentWork:
         if conversation is None:
             return []
         principal = await grant.now()
-        return await _patiently(lambda: self.runs.memory.recall(principal, conversation))
+        return await patiently(lambda: self.runs.memory.recall(principal, conversation))
 
     def _rules(self, definition: AgentDefinition) -> AnswerRules:
         schema = definition.output_schema
@@ -141,19 +134,6 @@ def _definition(run: Run) -> AgentDefinition:
     fields = AgentDefinition.model_fields
     known = {name: value for name, value in run.definition.items() if name in fields}
     return AgentDefinition.model_validate(known)
-
-
-async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
-    """Return the answer of something safe to ask again that may be unavailable for a while."""
-    clock = asyncio.get_running_loop().time
-    until = clock() + PATIENCE_SECONDS
-    while True:
-        try:
-            return await ask()
-        except Unavailable:
-            if clock() > until:
-                raise
-        await asyncio.sleep(_PAUSE_SECONDS)
 
 
 def _outcome(definition: AgentDefinition, last: Event) -> Outcome:

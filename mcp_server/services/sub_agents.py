@@ -14,6 +14,7 @@ from mcp_server.function_names import agent_function
 from mcp_server.runs.context import RunContext
 from mcp_server.services.agent_items import AgentItem
 from mcp_server.services.grants import Grant
+from mcp_server.services.patience import patiently
 from mcp_server.services.run_results import RunItem
 from mcp_server.services.runs import RunService
 
@@ -40,7 +41,13 @@ class SubAgents:
         self._context = context
 
     async def specs(self) -> list[dict[str, Any]]:
-        """Give OpenAI tool objects: the toolbox's, and of those sub-agents that may be run now."""
+        """Give OpenAI tool objects: the toolbox's, and of those sub-agents that may be run now.
+
+        They are looked up, and asked for again while they cannot be.
+        """
+        return await patiently(self._specs)
+
+    async def _specs(self) -> list[dict[str, Any]]:
         tools = await self._tools.specs()
         principal = await self._grant.now()
         own = {

@@ -20,7 +20,7 @@ from mcp_server.llm import Model
 from mcp_server.runs.context import Asked, RunContext
 from mcp_server.runs.event_log import EventLog
 from mcp_server.runs.record import Event, Outcome, Run, Status, new_run_id
-from mcp_server.services import agent_work
+from mcp_server.services import patience
 from mcp_server.services.agent_work import AgentWork
 from tests.unit.agents.conftest import Script, Tools, calls, says
 
@@ -197,7 +197,7 @@ async def test_a_key_that_died_while_the_model_spoke_ends_the_run(script: Script
 async def test_rights_that_cannot_be_told_are_asked_again(
     script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agent_work, "_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(patience, "_PAUSE_SECONDS", 0.001)
     asked: list[None] = []
 
     def away() -> frozenset[str]:
@@ -213,7 +213,7 @@ async def test_rights_that_cannot_be_told_are_asked_again(
     assert isinstance(ended, Outcome)
     assert ended.output == "ok"
 
-    monkeypatch.setattr(agent_work, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.0)
     asked.clear()
     with pytest.raises(Unavailable, match="rights cannot be checked"):
         await World.attempt(world)
