@@ -1,4 +1,4 @@
-"""What one key may take: requests in a window of time, counted by the `limits` library, and what it holds at once."""
+"""What one key may take: requests in a window of time, here or together with other processes, and what it holds at once."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from limits import RateLimitItem, errors, parse
-from limits.aio.storage import MemoryStorage, Storage
+from limits.aio.storage import Storage
 from limits.aio.strategies import MovingWindowRateLimiter
 from limits.storage import storage_from_string
 
 from mcp_server.auth.principal import Principal
 from mcp_server.errors import LimitExceeded, Unavailable
+from mcp_server.moving_window import MovingWindows, Window
 from mcp_server.storage.cache.redis import connection_pool
 
 
@@ -41,8 +42,11 @@ class Limits:
 
     def __init__(self, default_rate: str | None = None, redis_url: str | None = None) -> None:
         self._pool = None if redis_url is None else connection_pool(redis_url)
-        storage = MemoryStorage() if redis_url is None else _redis(redis_url, self._pool)
-        self._limiter = MovingWindowRateLimiter(storage)
+        # Without Redis each process counts what it serves.
+        self._own = MovingWindows()
+        self._shared = None
+        if redis_url is not None:
+            self._shared = MovingWindowRateLimiter(_redis(redis_url, self._pool))
         self._default = default_rate
         self._items: dict[str, RateLimitItem] = {}
 
@@ -64,15 +68,13 @@ class Limits:
         item = self._items.get(rate)
         if item is None:
             item = self._items[rate] = parse(rate)
-        bucket = principal.account
-        try:
-            counted = await self._limiter.hit(item, bucket)
-            window = await self._limiter.get_window_stats(item, bucket)
-        except errors.StorageError as error:
-            raise Unavailable("the rate cannot be counted: Redis does not answer") from error
-        wait = max(window.reset_time - time.time(), 0.001)
+        if self._shared is None:
+            window = self._own.hit(item, principal.account)
+        else:
+            window = await _hit(self._shared, item, principal.account)
+        wait = max(window.reset, 0.001)
         _allowance.set(Allowance(item.amount, window.remaining, wait))
-        if counted:
+        if window.counted:
             return
         raise LimitExceeded(
             f"the rate of {rate} is used up; retry in {wait:.1f} seconds", retry_after=wait
@@ -104,6 +106,15 @@ class Share:
                 del self._held[bucket]
 
         return give_back
+
+
+async def _hit(shared: MovingWindowRateLimiter, item: RateLimitItem, caller: str) -> Window:
+    try:
+        counted = await shared.hit(item, caller)
+        stats = await shared.get_window_stats(item, caller)
+    except errors.StorageError as error:
+        raise Unavailable("the rate cannot be counted: Redis does not answer") from error
+    return Window(counted, stats.remaining, stats.reset_time - time.time())
 
 
 def _redis(url: str, pool: Any) -> Storage:
