@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -33,6 +33,8 @@ _IDLE_IN_TRANSACTION = "25P03"  # the process stood still in the middle of it
 
 # What changes something, so that whoever follows the journal should look.
 _CHANGING = {"write", "run"}
+
+_UNTIMED = nullcontext()
 
 RateOf = Callable[[Principal], str | None]
 T = TypeVar("T")
@@ -195,11 +197,13 @@ class Operations:
         egress: bool = False,
         labels: tuple[str, ...] = (),
         metered: bool = False,
+        changes: bool = True,
     ) -> AsyncGenerator[Operation]:
         """Run the body as one operation.
 
         `deadline` is in the event loop's time (`loop.time()`). `metered` is for requests that arrive at
-        a door: what they do inside is not counted again. `key` is an idempotency key, or a step's key of
+        a door: what they do inside is not counted again. `changes` is False of one that writes nothing but
+        in operations of its own inside. `key` is an idempotency key, or a step's key of
         a run (`runs.fence`), which its lease fences.
 
         Raises:
@@ -214,7 +218,7 @@ class Operations:
             if metered:  # first: what is refused is a request as well
                 await self.meter(principal)
             policy.require(principal, verb, uri)
-            async with asyncio.timeout_at(deadline):
+            async with _UNTIMED if deadline is None else asyncio.timeout_at(deadline):
                 yield _operation(principal, verb, uri, key, deadline, labels)
         except AppError as error:
             outcome = error.code
@@ -238,7 +242,7 @@ class Operations:
             micros = (time.perf_counter_ns() - begun) // 1000
             self._audit.record(principal, verb, uri, outcome, micros, labels)
             self._tell(verb, outcome)
-            if outcome == "ok" and verb in _CHANGING:
+            if changes and outcome == "ok" and verb in _CHANGING:
                 self._changed()
 
 

@@ -48,7 +48,7 @@ class Passing:
         facade = self._facade
         async with (
             exchange.while_connected(),
-            facade.operation(exchange, "run", f"model://{name}"),
+            facade.asking(exchange, name),
         ):
             found = await facade.router.passing(self._served, request.model)
             if found is None:

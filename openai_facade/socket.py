@@ -113,8 +113,10 @@ class _Connection:
             body = _read_event(text)
             model = check_response(body)
             counted = True
-            run = self._facade.operations(self._principal, "run", model_uri(model), metered=True)
-            async with run:
+            asking = self._facade.operations(
+                self._principal, "run", model_uri(model), metered=True, changes=False
+            )
+            async with asking:
                 await self._respond(body)
         except AppError as error:
             await self._fail(error if counted else await self._metered(error))

@@ -6,7 +6,6 @@ import orjson
 
 from mcp_server.auth.principal import current_principal
 from mcp_server.doors import DeclaredRoute
-from mcp_server.services.responses import model_uri
 from openai_facade.endpoint import declare
 from openai_facade.exchange import Exchange
 from openai_facade.facade import Facade
@@ -24,7 +23,7 @@ def routes(facade: Facade) -> list[DeclaredRoute]:
         model = check_compaction(body)
         async with (
             exchange.while_connected(),
-            facade.operation(exchange, "run", model_uri(model)),
+            facade.asking(exchange, model),
         ):
             made = await compacted(facade, current_principal(), body)
             await exchange.answer(orjson.dumps(made))
