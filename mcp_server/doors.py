@@ -8,8 +8,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequ
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
-from mcp.server.auth.provider import AccessToken
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route
@@ -19,6 +17,7 @@ from mcp_server.auth.callers import Callers
 from mcp_server.auth.keys import CACHE_SECONDS, KeyService
 from mcp_server.auth.passes import Passes
 from mcp_server.auth.principal import OWNER, Principal, acting_as
+from mcp_server.auth.sdk_user import sdk_user
 from mcp_server.door_errors import (
     Door,
     MethodNotAllowed,
@@ -132,7 +131,10 @@ class DeclaredRoute(Route):
         if self.ticket is not None:
             return await self.ticket(scope)
         if not self.public:
-            return await gate.admit(scope, takes_passes=self.passes)
+            principal = await gate.admit(scope, takes_passes=self.passes)
+            if self.door == "mcp":
+                scope["user"] = sdk_user(principal)
+            return principal
         return await gate.recognise(scope) if self.recognises else OWNER
 
     def _check_method(self, method: str, gate: Gate) -> None:
@@ -200,20 +202,12 @@ class Gate:
         return ", ".join(sorted(set[str]().union(*here)))
 
     async def admit(self, scope: Scope, *, takes_passes: bool = False) -> Principal:
-        """Return the principal of a request, and note it in the scope for the SDK's session checks.
+        """Return the principal of a request.
 
         Raises:
             Unauthenticated: there is no key, or it opens nothing.
         """
-        principal = await self._principal(scope, takes_passes=takes_passes)
-        token = AccessToken(
-            token="",  # the secret goes no further than this door
-            client_id=principal.key_id or "owner",
-            scopes=sorted(principal.scopes),
-            subject=f"{principal.tenant}/{principal.subject}",
-        )
-        scope["user"] = AuthenticatedUser(token)
-        return principal
+        return await self._principal(scope, takes_passes=takes_passes)
 
     async def recognise(self, scope: Scope) -> Principal:
         """Return who sends a request that takes no key, `NOBODY` unless a good one says so."""

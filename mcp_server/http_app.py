@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from starlette.applications import Starlette
-from starlette.types import ASGIApp
+from starlette.routing import Match
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_server import health
 from mcp_server.auth.keys import KeyService
@@ -40,6 +41,36 @@ class HttpApp:
         self.gate.close_all()
 
 
+class DirectRoutes:
+    """Serves fixed paths at once; the rest goes to `others`, who look at one route after the other.
+
+    What others put around a route is for endpoints that are functions: those stay with them.
+    """
+
+    def __init__(self, routes: Sequence[DeclaredRoute], others: ASGIApp) -> None:
+        self._others = others
+        self._routes: dict[tuple[str, str], DeclaredRoute] = {}
+        for route in routes:
+            if route.app is route.endpoint and not route.param_convertors:
+                for method in route.methods or ():
+                    if _first_match(routes, method, route.path) is route:
+                        self._routes[method, route.path] = route
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not scope.get("root_path"):
+            route = self._routes.get((scope["method"], scope["path"]))
+            if route is not None:
+                scope["path_params"] = {}
+                await route.handle(scope, receive, send)
+                return
+        await self._others(scope, receive, send)
+
+
+def _first_match(routes: Sequence[DeclaredRoute], method: str, path: str) -> DeclaredRoute | None:
+    scope = {"type": "http", "method": method, "path": path}
+    return next((route for route in routes if route.matches(scope)[0] is Match.FULL), None)
+
+
 def gate_for(settings: Settings, keys: KeyService) -> Gate:
     """Return the gate that the settings ask for."""
     return Gate(
@@ -61,8 +92,9 @@ def assembled(
     """Bind the routes to their gate, and put the guard of host names and the counter before them."""
     gate.bind(routes)
     public = [settings.public_url] if settings.public_url else []
+    starlette = Starlette(routes=gate.routes, exception_handlers={404: render_unknown_path})
     app = HostGuard(
-        Starlette(routes=gate.routes, exception_handlers={404: render_unknown_path}),
+        DirectRoutes(gate.routes, starlette),
         hosts=[*settings.allowed_hosts, *(_host(url) for url in public)],
         origins=[*settings.allowed_origins, *public],
         render=gate.render_for_path,

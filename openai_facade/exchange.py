@@ -22,6 +22,7 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from mcp_server.errors import AppError
+from mcp_server.leaving import told_of_leaving
 from openai_facade.errors import Header, defect, envelope, headers_of, status_of
 from openai_facade.identity import request_id, response_headers
 from openai_facade.translate.response_stream import error_event
@@ -156,17 +157,11 @@ class Exchange:
         if self.keeping is not None:
             yield
             return
-        with CancelScope() as scope:
-            watcher = asyncio.create_task(self._watch(scope))
-            try:
-                yield
-            finally:
-                watcher.cancel()
-
-    async def _watch(self, scope: CancelScope) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        scope.cancel()
+        with (
+            CancelScope() as scope,
+            told_of_leaving(self.scope, self._receive, scope.cancel),
+        ):
+            yield
 
     async def answer(self, payload: bytes, status: int = 200) -> None:
         """Send a whole JSON answer."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import MutableMapping
 from typing import Any
-from uuid import uuid4
 
 from mcp_server.llm.trail import current_trail
 from openai_facade.allowance import allowance_headers
@@ -47,5 +47,5 @@ def _trail_headers() -> list[tuple[bytes, bytes]]:
 def _mark(scope: MutableMapping[str, Any]) -> tuple[str, int]:
     mark = scope.get(_REQUEST)
     if mark is None:
-        mark = scope[_REQUEST] = (f"req_{uuid4().hex}", time.perf_counter_ns())
+        mark = scope[_REQUEST] = (f"req_{secrets.token_hex(16)}", time.perf_counter_ns())
     return mark

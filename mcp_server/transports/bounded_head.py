@@ -1,11 +1,14 @@
-"""uvicorn's HTTP protocol with a bound on what a client may send before its request is known."""
+"""uvicorn's HTTP protocol with a bound on what a client may send before its request is known, and fewer writes."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from mcp_server.leaving import Leaving, offer
+from mcp_server.transports.joined_head import JoinedHead
 
 # The request line and the headers; nginx allows 32 KiB.
 MOST_HEAD_BYTES = 64 * 1024
@@ -35,11 +38,13 @@ class BoundedHeadProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]  as uvicorn's own
         super().connection_made(transport)
+        self._leaving = Leaving(self.flow.resume_reading)
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
         super().connection_lost(exc)
+        self._leaving.leave()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -53,7 +58,17 @@ class BoundedHeadProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._moved, self._in_head = True, False
         self._stop_waiting()
+        offer(self._leaving, self.scope)
+        before = self.cycle
         super().on_headers_complete()
+        if self.cycle is not before:  # it is no upgrade
+            _join_head(self.cycle, self.transport, self.loop)
+
+    def on_response_complete(self) -> None:
+        answered = self.cycle.transport
+        if isinstance(answered, JoinedHead):  # a head alone
+            answered.flush()
+        super().on_response_complete()
 
     def handle_websocket_upgrade(self) -> None:
         super().handle_websocket_upgrade()
@@ -105,3 +120,12 @@ class BoundedHeadProtocol(HttpToolsProtocol):
         self._timer = None
         if not self.transport.is_closing():
             self.transport.close()
+
+
+def _join_head(
+    cycle: RequestResponseCycle, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop
+) -> None:
+    def sent() -> None:
+        cycle.transport = transport
+
+    cycle.transport = cast("asyncio.Transport", JoinedHead(transport, loop, sent))

@@ -14,6 +14,8 @@ from mcp_server.loopback import LOOPBACK_NAMES, host_name, is_address, is_loopba
 
 logger = logging.getLogger(__name__)
 
+_MOST_KNOWN = 1000
+
 
 class UnknownHost(AppError):
     """The request was sent to a name that this server does not go by."""
@@ -39,6 +41,7 @@ class HostGuard:
         self._app = app
         self._render = render
         self._hosts = LOOPBACK_NAMES | {host_name(item) for item in hosts}
+        self._known: set[bytes] = set()
         self._origins = {item.rstrip("/").lower() for item in origins}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,20 +58,30 @@ class HostGuard:
         await self._app(scope, receive, send)
 
     def _refusal(self, headers: list[tuple[bytes, bytes]]) -> AppError | None:
-        hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
-        if len(hosts) != 1 or not self._known(host_name(hosts[0])):
-            shown = ", ".join(hosts)[:100]
+        hosts = [value for name, value in headers if name == b"host"]
+        if len(hosts) != 1 or not self._serves(hosts[0]):
+            shown = b", ".join(hosts).decode("latin-1")[:100]
             return UnknownHost(f"host {shown!r} is not served here; set ISTHMUS_ALLOWED_HOSTS")
         for name, value in headers:
+            if name != b"origin":
+                continue
             origin = value.decode("latin-1").lower()
-            if name == b"origin" and not self._own_origin(origin, hosts[0]):
+            if not self._own_origin(origin, hosts[0].decode("latin-1")):
                 return Forbidden(
                     f"origin {origin[:100]!r} is not allowed; set ISTHMUS_ALLOWED_ORIGINS"
                 )
         return None
 
-    def _known(self, name: str) -> bool:
-        return name in self._hosts or is_address(name)
+    def _serves(self, host: bytes) -> bool:
+        if host in self._known:
+            return True
+        name = host_name(host.decode("latin-1"))
+        if name not in self._hosts and not is_address(name):
+            return False
+        if len(self._known) >= _MOST_KNOWN:  # any address is served, whoever makes it up
+            self._known.clear()
+        self._known.add(host)
+        return True
 
     def _own_origin(self, origin: str, host: str) -> bool:
         if origin in self._origins:
