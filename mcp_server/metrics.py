@@ -6,11 +6,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import Metric
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mcp_server.auth.principal import DEFAULT_TENANT, current_principal
 from mcp_server.doors import DeclaredRoute, door_of
 from mcp_server.errors import Forbidden
-from mcp_server.llm.guarded import Guarded
+from mcp_server.gauges import engine_gauges, run_gauges, upstream_gauges
 from mcp_server.llm.metered import Spent
 from mcp_server.operation import Operations
 from mcp_server.runs.figures import Figures, figures
@@ -81,19 +82,25 @@ class Metrics:
             registry=registry,
         )
 
+        # The library looks each series up anew, by labels made into texts, under a lock.
+        self._of_operations = cache(self._operations.labels)
+        self._of_requests = cache(self._requests.labels)
+        self._of_asked = cache(self._asked.labels)
+        self._of_tokens = cache(self._tokens.labels)
+
     def operation_ended(self, verb: str, outcome: str) -> None:
         """Count one operation; `outcome` is `ok` or an error's code."""
-        self._operations.labels(verb, outcome).inc()
+        self._of_operations(verb, outcome).inc()
 
     def request_answered(self, door: str, status: int) -> None:
         """Count one HTTP request."""
-        self._requests.labels(door, str(status)).inc()
+        self._of_requests(door, status).inc()
 
     def model_asked(self, spent: Spent) -> None:
         """Count one request to a model and its tokens, in and out."""
-        self._asked.labels(spent.model, spent.outcome).inc()
-        self._tokens.labels(spent.model, "prompt").inc(spent.prompt_tokens)
-        self._tokens.labels(spent.model, "completion").inc(spent.completion_tokens)
+        self._of_asked(spent.model, spent.outcome).inc()
+        self._of_tokens(spent.model, "prompt").inc(spent.prompt_tokens)
+        self._of_tokens(spent.model, "completion").inc(spent.completion_tokens)
 
     def turn_ended(self, model: str, seconds: float) -> None:
         """Note a turn that an agent took here."""
@@ -235,59 +242,11 @@ def route(
             if principal.tenant != DEFAULT_TENANT:
                 raise Forbidden(f"{URI} is of the whole server: use a key of tenant 'default'")
             queue, well = await asyncio.gather(recent_figures.get(), recent_engines.get())
-        found = [*metrics.counted(), *_engine_gauges(well), *_upstream_gauges(upstreams)]
-        found += _run_gauges(queue) if queue else ()
+        found = [*metrics.counted(), *engine_gauges(well), *upstream_gauges(upstreams)]
+        found += run_gauges(queue) if queue else ()
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(_Scrape(found)), headers={"Content-Type": content_type})
 
     return DeclaredRoute(
         "/metrics", scrape, methods=["GET"], verb="admin", door="plain", local=True
     )
-
-
-def _engine_gauges(engines: Mapping[str, bool]) -> Sequence[Metric]:
-    up = GaugeMetricFamily("isthmus_engine_up", "1 if the engine answers.", labels=("engine",))
-    for name, well in engines.items():
-        up.add_metric((name,), float(well))
-    return (up,)
-
-
-def _upstream_gauges(upstreams: Sequence[object]) -> Sequence[Metric]:
-    closed = GaugeMetricFamily(
-        "isthmus_upstream_up", "1 unless the upstream keeps failing.", labels=("upstream",)
-    )
-    held = GaugeMetricFamily(
-        "isthmus_upstream_requests", "Requests that it answers now.", labels=("upstream",)
-    )
-    waiting = GaugeMetricFamily(
-        "isthmus_upstream_waiting", "Requests that wait for a place.", labels=("upstream",)
-    )
-    for upstream in upstreams:
-        if isinstance(upstream, Guarded):
-            closed.add_metric((upstream.name,), float(upstream.state == "closed"))
-            held.add_metric((upstream.name,), upstream.slots.held)
-            waiting.add_metric((upstream.name,), upstream.slots.waiting)
-    return (closed, held, waiting)
-
-
-def _run_gauges(found: Figures) -> Sequence[Metric]:
-    queued = GaugeMetricFamily("isthmus_runs_queued", "Runs in the queue.", labels=("kind",))
-    oldest = GaugeMetricFamily(
-        "isthmus_runs_oldest_due_seconds", "How long the oldest has been due.", labels=("kind",)
-    )
-    for kind, queue in found.queues.items():
-        queued.add_metric((kind,), queue.depth)
-        oldest.add_metric((kind,), queue.oldest_seconds)
-    totals = {
-        "isthmus_runs_running": ("Runs that a worker holds.", found.running),
-        "isthmus_runs_waiting": ("Runs that wait for an answer.", found.waiting),
-        "isthmus_runs_dead_letters": ("Runs given up after retries.", found.dead_letters),
-        "isthmus_run_leases": ("Workers that live.", found.leases),
-        "isthmus_run_slots": ("Runs that they can hold together.", found.slots),
-        "isthmus_run_lease_seconds_left": (
-            "Of the worker that was silent longest.",
-            found.lease_seconds_left,
-        ),
-    }
-    gauges = [GaugeMetricFamily(name, told, value) for name, (told, value) in totals.items()]
-    return (queued, oldest, *gauges)
