@@ -28,35 +28,27 @@ _KEYLESS = {
     "message": "the key that started the run is revoked or expired",
 }
 
-_EXPIRED = text(
-    """
-    select id from runs
-    where expires_at <= statement_timestamp() and status in ('queued', 'running', 'input_required')
-    limit :batch for update skip locked
-    """
-)
+_EXPIRED = """
+    select r.id from runs r
+    where r.expires_at <= statement_timestamp()
+        and r.status in ('queued', 'running', 'input_required')
+"""
 # Nobody waits any more for what a run began that ended otherwise than well.
-_ORPHANS = text(
-    """
-    select child.id from runs child join runs parent
-        on parent.tenant = child.tenant and parent.id = substr(child.origin, 7)
-    where starts_with(child.origin, 'run://')
-        and child.status in ('queued', 'running', 'input_required')
+_ORPHANS = """
+    select r.id from runs r join runs parent
+        on parent.tenant = r.tenant and parent.id = substr(r.origin, 7)
+    where starts_with(r.origin, 'run://')
+        and r.status in ('queued', 'running', 'input_required')
         and parent.status in ('failed', 'cancelled', 'expired')
-    limit :batch for update of child skip locked
-    """
-)
+"""
 # The question that a run asks as its own is not open any more, or its asker is gone.
-_ANSWERED = text(
-    """
-    select parent.id from runs parent left join runs child
-        on child.tenant = parent.tenant and child.id = parent.awaits
-    where parent.awaits is not null and parent.status = 'input_required'
+_ANSWERED = """
+    select r.id from runs r left join runs child
+        on child.tenant = r.tenant and child.id = r.awaits
+    where r.awaits is not null and r.status = 'input_required'
         and (child.status is distinct from 'input_required'
-            or child.request::json ->> 'id' <> parent.request::json #>> '{child,request}')
-    limit :batch for update of parent skip locked
-    """
-)
+            or child.request::json ->> 'id' <> r.request::json #>> '{child,request}')
+"""
 _RELEASE = text(
     """
     with released as (
@@ -71,16 +63,13 @@ _RELEASE = text(
 ).bindparams(bindparam("ids", type_=ARRAY(Text)))
 # A key that died longer ago was seen by one of the many looks since, or no worker lived; a worker
 # looks at the key again when it claims.
-_OF_DEAD_KEYS = text(
-    """
+_OF_DEAD_KEYS = """
     select r.id from api_keys k join runs r on r.key_id = k.id
     where (k.revoked_at > statement_timestamp() - interval '2 minutes'
             or k.expires_at > statement_timestamp() - interval '2 minutes'
             and k.expires_at <= statement_timestamp())
         and r.status in ('queued', 'running', 'input_required')
-    limit :batch for update of r skip locked
-    """
-)
+"""
 _END = text(
     """
     with ended as (
@@ -117,6 +106,19 @@ _PURGE_EFFECTS = text(
 )
 
 
+# In the order of the sweep's work: what ends here may leave orphans.
+_DUE = {
+    "dead_keys": _OF_DEAD_KEYS,
+    "expire": _EXPIRED,
+    "orphans": _ORPHANS,
+    "answered": _ANSWERED,
+}
+_TAKEN = {
+    name: text(f"{rows} limit :batch for update of r skip locked") for name, rows in _DUE.items()
+}
+_LOOK = text("select " + ", ".join(f"exists ({rows}) as {name}" for name, rows in _DUE.items()))
+
+
 class Sweep:
     """Every method does all there is to do, in small transactions, and may be repeated at any time."""
 
@@ -133,22 +135,42 @@ class Sweep:
         self._redaction = redaction
         self._tell_ends = tell_ends
 
+    async def sweep(self) -> list[str]:
+        """End and release all runs that time and others have decided on; return them.
+
+        One question tells what there is to do, which nearly always is nothing.
+        """
+        works = (self.dead_keys, self.expire, self.orphans, self.answered)
+        swept: list[str] = []
+        while True:
+            async with self._at_once.connect() as connection:
+                due = (await connection.execute(_LOOK)).one()
+            changed = [
+                run
+                for work, is_due in zip(works, due, strict=True)
+                if is_due
+                for run in await work()
+            ]
+            swept += changed
+            if not changed:  # nothing is due, or another process has it in hand
+                return swept
+
     async def expire(self) -> list[str]:
         """End live runs whose `expires_at` has passed; return them."""
-        return await self._end(_EXPIRED, "expired", _LATE)
+        return await self._end("expire", "expired", _LATE)
 
     async def dead_keys(self) -> list[str]:
         """Fail live runs whose key was revoked or expired in the last two minutes; return them."""
-        return await self._end(_OF_DEAD_KEYS, "failed", _KEYLESS)
+        return await self._end("dead_keys", "failed", _KEYLESS)
 
     async def orphans(self) -> list[str]:
         """Cancel live runs of which the run that began them failed, expired or was cancelled; return them."""
-        return await self._end(_ORPHANS, "cancelled", None)
+        return await self._end("orphans", "cancelled", None)
 
     async def answered(self) -> list[str]:
         """Queue runs that ask what another one asked and asks no more; return them."""
         told = {"told": encode_json([status_event("queued")])}
-        return await self._change(_ANSWERED, _RELEASE, told)
+        return await self._change("answered", _RELEASE, told)
 
     async def purge(self) -> int:
         """Delete runs whose `purge_at` has passed, and effects older than a week; return how many."""
@@ -166,33 +188,23 @@ class Sweep:
             done += len(ids)
         return done
 
-    async def _end(
-        self, due: TextClause, status: Status, error: dict[str, str] | None
-    ) -> list[str]:
+    async def _end(self, due: str, status: Status, error: dict[str, str] | None) -> list[str]:
         told = encode_json([status_event(status, error)])
         kept = None if error is None else encode_json(error)
         ended = await self._change(due, _END, {"status": status, "error": kept, "told": told})
         await self._tell_ends(ended)
         return ended
 
-    async def _change(
-        self, due: TextClause, statement: TextClause, given: dict[str, Any]
-    ) -> list[str]:
+    async def _change(self, due: str, statement: TextClause, given: dict[str, Any]) -> list[str]:
         changed: list[str] = []
-        while await self._is_any(due):
+        while True:
             async with self._control.begin() as tx:
-                ids = list(await tx.scalars(due, {"batch": BATCH}))
+                ids = list(await tx.scalars(_TAKEN[due], {"batch": BATCH}))
                 if not ids:
-                    break
+                    return changed
                 rows = (await tx.execute(statement, {"ids": ids, **given})).all()
                 await journalled(tx, self._record, rows)
             changed += ids
-        return changed
-
-    async def _is_any(self, due: TextClause) -> bool:
-        """Look without a transaction, whose two further round trips would nearly always be for nothing."""
-        async with self._at_once.connect() as connection:
-            return (await connection.execute(due, {"batch": 1})).first() is not None
 
     async def _delete(self, statement: TextClause, given: dict[str, Any]) -> int:
         deleted = 0

@@ -35,9 +35,7 @@ class Upkeep:
         """End the runs of dead keys and those past their time, and take leases that expired away."""
         if not self._heartbeat.keeper:
             return
-        sweep = self._sweep
-        changed = [*await sweep.dead_keys(), *await sweep.expire(), *await sweep.orphans()]
-        changed += await sweep.answered()
+        changed = await self._sweep.sweep()
         epoch = self._heartbeat.epoch
         if epoch is not None and self._heartbeat.steady():
             taken = await self._leases.reap(epoch)
