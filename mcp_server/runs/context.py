@@ -204,9 +204,9 @@ class RunContext:
 
         `parts` are what is asked at once and may be answered one by one, each `{message, schema}` by
         its name; the answer is an object with one value for each name. `call` is the call that an
-        approval is about, `{name, arguments}`, and `preview` what it would do.
-        approval is about, `{name, arguments}`. `child` is `{run, request}` if another run asks this: once
-        that one asks it no more, this one goes on without an answer.
+        approval is about, `{name, arguments}`, and `preview` what it would do. `child` is
+        `{run, request}` if another run asks this: once that one asks it no more, this one goes on without
+        an answer.
         """
         if name in self._results:
             return self._results[name]

@@ -64,8 +64,7 @@ class RunRequest(TypedDict):
     `kind` is `question` or `approval`; an approval is answered by `{"approved": bool, "reason"?: str}`.
     `parts` are there if several things are asked at once; the answer is an object with one value for each.
     `call` is there if the approval is about a call of a tool, and `preview` if its tool can tell what
-    it would do.
-    `call` is there if the approval is about a call of a tool, and `child` if it is a sub-agent's run that asks.
+    it would do. `child` is there if it is a sub-agent's run that asks.
     """
 
     id: str
