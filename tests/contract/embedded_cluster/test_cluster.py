@@ -7,7 +7,9 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -15,6 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from mcp_server.storage.sql.embedded import open_cluster
+from mcp_server.storage.sql.embedded.account import make_directory
 from tests.contract.embedded_cluster.processes import (
     ROOT,
     eventually,
@@ -23,6 +26,31 @@ from tests.contract.embedded_cluster.processes import (
     servers,
     socket_of,
 )
+
+
+def test_a_directory_is_made_though_another_process_replaces_its_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, tries = tempfile.mkdtemp, 0
+
+    def hindered(**where: Any) -> str:
+        nonlocal tries
+        tries += 1
+        if tries in {2, 3}:  # what was found is not there any more
+            raise FileNotFoundError(2, "No such file or directory", "here")
+        return make(**where)
+
+    monkeypatch.setattr(tempfile, "mkdtemp", hindered)
+    make_directory(tmp_path / "parent" / "child", 0o711)
+    assert stat.S_IMODE((tmp_path / "parent" / "child").stat().st_mode) == 0o711
+    assert [each.name for each in tmp_path.iterdir()] == ["parent"]
+    assert tries == 4
+
+    monkeypatch.setattr(
+        tempfile, "mkdtemp", lambda **_: (_ for _ in ()).throw(FileNotFoundError(2, "no"))
+    )
+    with pytest.raises(FileNotFoundError):
+        make_directory(tmp_path / "never", 0o711)
 
 
 async def test_data_outlives_the_server_which_ends_with_its_last_user(used_dir: Path) -> None:

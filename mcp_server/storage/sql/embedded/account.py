@@ -17,6 +17,7 @@ from mcp_server.errors import ConfigurationError
 
 SYSTEM_USER = "isthmus"
 
+_TRIES = 5
 _USERADD_SECONDS = 3.0  # useradd fails at once while another one holds its lock
 
 
@@ -115,6 +116,20 @@ def _useradd() -> str:
     return " ".join(done.stderr.split()) or f"useradd ended with {done.returncode}"
 
 
+def _make_beside(path: Path, mode: int) -> Path:
+    """Make a directory next to where `path` is to be."""
+    for tries in range(_TRIES, 0, -1):
+        make_directory(path.parent, mode)
+        try:
+            return Path(tempfile.mkdtemp(prefix=f".{path.name[:32]}-", dir=path.parent))
+        except OSError as error:
+            # To rename onto an empty directory replaces it: another process may have done so to the
+            # parent in this moment.
+            if tries == 1 or not isinstance(error, FileNotFoundError):
+                raise OSError(error.errno, error.strerror, str(path)) from error
+    raise AssertionError
+
+
 def make_directory(path: Path, mode: int) -> None:
     """Create `path` and its missing parents, each appearing at once with `mode`, whatever the umask.
 
@@ -122,11 +137,7 @@ def make_directory(path: Path, mode: int) -> None:
     """
     if path.is_dir():
         return
-    make_directory(path.parent, mode)
-    try:
-        fresh = Path(tempfile.mkdtemp(prefix=f".{path.name[:32]}-", dir=path.parent))
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
+    fresh = _make_beside(path, mode)
     fresh.chmod(mode)
     try:
         fresh.rename(path)
