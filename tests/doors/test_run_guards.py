@@ -147,16 +147,15 @@ async def test_an_answer_that_takes_long_to_check_holds_nobody_up_and_is_refused
     task = await client.start("ask_for", schema=schema)
     await client.until(task, "input_required")
     answering = asyncio.create_task(call(http, live, "run_input", run=task, answer=slow))
-    longest = 0.0
+    meanwhile = 0
     while not answering.done():
-        begun = time.monotonic()
         await call(http, live, "run_get", run=task)
-        longest = max(longest, time.monotonic() - begun)
+        meanwhile += not answering.done()
         await asyncio.sleep(0.05)
     refused = await answering
     assert refused["isError"]
     assert raw.text_of(refused).startswith("invalid_input: answer: it cannot be held against")
-    assert longest < 2, longest
+    assert meanwhile >= 2  # the first may have come before it
     assert (await client.get(task))["status"] == "input_required"
     assert not (await call(http, live, "run_input", run=task, answer=good))["isError"]
     assert json.loads((await client.until(task))["result"]["content"][0]["text"]) == good

@@ -14,7 +14,7 @@ from mcp_server.agents.definitions import AgentLimits
 from mcp_server.auth.principal import OWNER
 from mcp_server.runtime import Runtime, open_runtime
 from mcp_server.settings import load_settings
-from tests.e2e.deaths import fragile_workers
+from tests.e2e.deaths import fragile_workers, insistent
 from tests.e2e.processes import LONG
 from tests.e2e.torment import (
     KINDS,
@@ -101,7 +101,8 @@ async def check(runtime: Runtime, runs: list[str]) -> AsyncGenerator[str]:
             yield f"{run}: {problem}"
         async for problem in stale(runtime, run):
             yield problem
-    written = await runtime.services.sql.query(OWNER, "select count(*) from ledger")
+    count = "select count(*) from ledger"
+    written = await insistent(lambda: runtime.services.sql.query(OWNER, count))
     if written["rows"][0][0] != len(runs):
         yield f"the ledger has {written['rows'][0][0]} lines of {len(runs)} runs"
 

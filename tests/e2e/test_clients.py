@@ -19,6 +19,8 @@ from tests.node import BINARIES, install
 
 KEY = "sk-inspector-owner-of-the-default-tenant"
 RUN_SECONDS = 120.0
+# A server over stdio starts anew for each question, and a busy machine takes its time.
+PATIENT = ("--connect-timeout", "100000")
 VALUE = {"word": "地峡", "list": [1, None, "é"]}
 
 TRANSPORTS = ("stdio", "http", "http-modern", "sse")
@@ -73,7 +75,7 @@ class Inspector:
 
     def _run(self, *arguments: str) -> Said:
         done = subprocess.run(
-            [str(BINARIES / "node"), str(self.program), "--cli", *arguments],
+            [str(BINARIES / "node"), str(self.program), "--cli", *PATIENT, *arguments],
             cwd=self.home,
             env={
                 "PATH": f"{BINARIES}{os.pathsep}{os.environ['PATH']}",

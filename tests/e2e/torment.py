@@ -119,7 +119,11 @@ async def row(runtime: Runtime, query: TextClause, **given: Any) -> Any:
 
 async def events_of(runtime: Runtime, run: str) -> list[dict[str, Any]]:
     events: list[dict[str, Any]] = []
-    while page := (await runtime.services.runs.events(OWNER, run, len(events)))["items"]:
+
+    async def ask() -> list[dict[str, Any]]:
+        return (await runtime.services.runs.events(OWNER, run, len(events)))["items"]
+
+    while page := await insistent(ask):
         events += page
     return events
 
@@ -136,6 +140,10 @@ def wrong_in(events: list[dict[str, Any]]) -> list[str]:
 
 async def counted(runtime: Runtime, run: str, step: str, kind: str) -> int:
     """Return how often a step took effect."""
+    return await insistent(partial(_counted, runtime, run, step, kind))
+
+
+async def _counted(runtime: Runtime, run: str, step: str, kind: str) -> int:
     services, name = runtime.services, f"{run}/{step}"
     try:
         match kind:
@@ -163,8 +171,12 @@ async def stale(runtime: Runtime, run: str) -> AsyncGenerator[str]:
     query = text(
         "select verb, uri, step from journal where tenant = 'default' and (run = :run) order by xid, seq"
     )
-    async with runtime.engines.control.connect() as connection:
-        rows = (await connection.execute(query, {"run": run})).all()
+
+    async def ask() -> Any:
+        async with runtime.engines.control.connect() as connection:
+            return (await connection.execute(query, {"run": run})).all()
+
+    rows = await insistent(ask)
     running = False
     for entry in rows:
         if entry.uri == f"run://{run}":
