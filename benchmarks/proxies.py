@@ -122,7 +122,9 @@ def _install_litellm(own: Path) -> None:
     own.mkdir()
     uv("venv", ".venv")
     (own / "overrides.txt").write_text(_LITELLM_OVERRIDES)
-    uv("pip", "install", "--overrides", "overrides.txt", *_LITELLM_PACKAGES)
+    # Named, since the environment that this runs in would be taken else.
+    named = ("--python", ".venv", "--overrides", "overrides.txt")
+    uv("pip", "install", *named, *_LITELLM_PACKAGES)
 
 
 PROXIES: tuple[Opening, ...] = (bare, nginx, naive, litellm)
