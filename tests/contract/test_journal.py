@@ -203,3 +203,26 @@ async def test_changes_are_found_by_uri_prefix_verb_and_run(
             await write(tx, principal, uri)
     page = await ChangeService(operations, control).list(principal, filter=filter)
     assert [item["uri"] for item in page["items"]] == found
+
+
+async def test_what_a_run_wrote_is_found_among_much_that_others_wrote(
+    control: AsyncEngine, principal: Principal
+) -> None:
+    entries = text(
+        "insert into journal (tenant, verb, uri, run, subject)"
+        " select :tenant, 'write', 'kv://d/' || n, case when n % 1000 = 0 then 'run_x' end, 'u'"
+        " from generate_series(1, 50000) n"
+    )
+    tenant = {"tenant": principal.tenant}
+    async with control.connect() as tx:
+        await tx.begin()
+        await tx.execute(entries, tenant)
+        await tx.execute(text("analyze journal"))
+        found = "select uri from journal where tenant = :tenant and run in ('run_x', 'run_y')"
+        assert len((await tx.execute(text(found), tenant)).all()) == 50
+        plan = await tx.execute(text(f"explain (analyze, format json) {found}"), tenant)
+        (top,) = plan.scalar_one()
+        # Partitions that hold next to nothing are read whole.
+        read = [each.get("Rows Removed by Filter", 0) for each in top["Plan"]["Plans"]]
+        assert sum(read) < 1000, top
+        await tx.rollback()
