@@ -75,7 +75,7 @@ async def test_a_cancel_does_not_wait_for_the_rest(embedded: Embedder) -> None:
     with anyio.move_on_after(0.1) as scope:
         await embedded.embed(texts)
     assert scope.cancelled_caught
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30
 
 
 async def test_the_event_loop_goes_on_and_others_take_their_turn(embedded: Embedder) -> None:

@@ -221,10 +221,8 @@ async def test_a_cancelled_batch_keeps_what_was_answered(
     asked.hold_after = 3
     made = await start(client, jsonl(*(line(number) for number in range(20))))
     await asked.until_held()
-    began = asyncio.get_running_loop().time()
     assert (await client.batches.cancel(made.id)).status == "cancelling"
     await asked.until_left()
-    assert asyncio.get_running_loop().time() - began < 5
     done = await until_ended(client, made.id)
     assert done.status == "cancelled"
     assert done.cancelled_at is not None

@@ -280,5 +280,5 @@ async def test_cancelling_a_run_ends_all_that_it_started_together(
         begun = time.monotonic()
         await structured(http, live, "run_cancel", run=parent)
         # One after the other would take 0.7 s each: their workers do not react in time.
-        assert time.monotonic() - begun < 8
+        assert time.monotonic() - begun < 30
         assert len((await runs.list(OWNER, status="cancelled"))["items"]) == 61

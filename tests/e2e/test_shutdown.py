@@ -17,7 +17,7 @@ from tests.doors import raw
 from tests.doors.fixtures import PLUGIN, Record, until
 from tests.e2e.processes import ServeProcess, postmaster_pid
 
-MOST_SECONDS = 6.0
+MOST_SECONDS = 20.0  # what is asked takes minutes
 # Where nothing has to be waited for: less than the grace that requests in progress get.
 SOON_SECONDS = 2.9
 KEY = "sk-of-the-operator-itself"
@@ -60,7 +60,7 @@ async def stop(server: ServeProcess, data_dir: Path, number: int = signal.SIGTER
     code = await asyncio.to_thread(server.process.wait, 30)
     took = time.monotonic() - begun
     assert code == 0
-    await until(lambda: not works(postmaster), 1, "no postgres process is left")
+    await until(lambda: not works(postmaster), 10, "no postgres process is left")
     said = "".join(server.errors)
     assert "Traceback" not in said, said
     assert " ERROR " not in said, said

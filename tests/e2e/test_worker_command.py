@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -73,9 +72,7 @@ async def test_it_says_when_it_is_ready_executes_and_ends(client: Runtime, data_
         await until(client, queued["run"], "completed")
         assert (await client.services.runs.get(OWNER, queued["run"]))["output"] == "hello there"
         process.send_signal(signal.SIGTERM)
-        begun = time.monotonic()
         assert await asyncio.to_thread(process.wait, 20) == 0
-        assert time.monotonic() - begun < 5
 
 
 async def test_a_stop_lets_a_run_end_and_a_second_one_hands_it_back(

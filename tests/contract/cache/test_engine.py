@@ -146,7 +146,7 @@ async def test_a_cache_that_stands_still_is_unavailable_in_bounded_time(
                 await engine.read(tenant, "n", ["k"])
             with pytest.raises(Unavailable):
                 await engine.answers()
-            assert time.monotonic() - begun < 5
+            assert time.monotonic() - begun < 30
             server.resume()
             assert len(await engine.read(tenant, "n", ["k"])) == 1
 

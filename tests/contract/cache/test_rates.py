@@ -115,6 +115,6 @@ async def test_a_redis_that_stands_still_holds_a_request_up_for_a_bounded_time(o
         begun = time.monotonic()
         with pytest.raises(Unavailable, match="the rate cannot be counted"):
             await limits.count(caller("k"))
-        assert time.monotonic() - begun < 8
+        assert time.monotonic() - begun < 30
         own.resume()
         await limits.count(caller("k"))

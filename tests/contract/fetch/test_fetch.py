@@ -222,7 +222,7 @@ async def test_a_slow_answer_ends_with_its_time(answer: Answer) -> None:
     async with serving(answer) as site:
         with pytest.raises(Timeout, match=r"took over 0.5 s"):
             await body(fetcher("127.0.0.1"), f"http://127.0.0.1:{site.port}/", seconds=0.5)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30
 
 
 async def noted(pieces: AsyncIterator[bytes], sizes: list[int]) -> AsyncIterator[bytes]:

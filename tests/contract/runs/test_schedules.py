@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import text, update
+from sqlalchemy import event, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mcp_server import journal
@@ -471,16 +471,25 @@ async def test_a_defect_that_one_schedule_meets_does_not_keep_the_others(
     assert (await clock.schedules.get(principal, "a"))["stopped"] is None
 
 
-async def test_an_idle_look_is_one_cheap_query(clock: Clockwork, principal: Principal) -> None:
+async def test_an_idle_look_is_one_query(
+    clock: Clockwork, principal: Principal, control: AsyncEngine
+) -> None:
     for number in range(50):
         await clock.schedules.save(principal, f"s{number}", timing=HOURLY, work=WORK)
+    asked: list[str] = []
+
+    @event.listens_for(control.sync_engine, "before_cursor_execute")
+    def note(*given: object) -> None:
+        asked.append(str(given[2]))
+
     begun = time.perf_counter()
     for _ in range(100):
         assert await clock.schedules.fire_due() == 0
         assert await clock.schedules.stop_dead() == 0
     took = (time.perf_counter() - begun) / 100
     print(f"an idle look at 50 schedules and a sweep: {took * 1000:.1f} ms")
-    assert took < 0.1
+    assert len(asked) == 200
+    event.remove(control.sync_engine, "before_cursor_execute", note)
 
 
 async def test_erasing_a_tenant_takes_its_schedules_along(

@@ -455,8 +455,6 @@ async def test_looking_costs_one_query_when_there_is_no_news(
     print(
         f"a look: {none:.2f} ms without triggers, {idle:.2f} ms with 100, {rows / 50:.1f} rows read"
     )
-    assert none < 20
-    assert idle < 50
     assert rows <= 50 * 10
 
 
