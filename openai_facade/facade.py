@@ -12,7 +12,6 @@ from mcp_server.agents.events import LoopLimits
 from mcp_server.auth.principal import Principal, current_principal
 from mcp_server.doors import NOBODY
 from mcp_server.policy import Verb
-from mcp_server.services.model_ids import model_uri
 
 if TYPE_CHECKING:
     from mcp_server.bus import Bus
@@ -71,14 +70,13 @@ class Facade:
         exchange.counted = True
         return self.operations(current_principal(), verb, uri, metered=True)
 
-    def asking(self, exchange: Exchange, model: str) -> AbstractAsyncContextManager[Operation]:
-        """Open the operation that asks a model for an answer.
+    def asking(self, exchange: Exchange, uri: str) -> AbstractAsyncContextManager[Operation]:
+        """Open the operation that asks the model or the agent `uri` for an answer.
 
         It changes nothing by itself: what is kept of the answer is an operation of its own.
         """
         exchange.counted = True
-        principal = current_principal()
-        return self.operations(principal, "run", model_uri(model), metered=True, changes=False)
+        return self.operations(current_principal(), "run", uri, metered=True, changes=False)
 
     async def count(self, exchange: Exchange) -> None:
         """Count a request that was refused before it came to an operation.

@@ -48,7 +48,7 @@ class Passing:
         facade = self._facade
         async with (
             exchange.while_connected(),
-            facade.asking(exchange, name),
+            facade.asking(exchange, f"model://{name}"),
         ):
             found = await facade.router.passing(self._served, request.model)
             if found is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -35,6 +36,8 @@ class BoundedHeadProtocol(HttpToolsProtocol):
         self._in_head = False
         self._upgraded = False
         self._timer: asyncio.TimerHandle | None = None
+        # In the order of their requests, which is that of the answers.
+        self._unanswered: deque[RequestResponseCycle] = deque()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]  as uvicorn's own
         super().connection_made(transport)
@@ -44,6 +47,13 @@ class BoundedHeadProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
         super().connection_lost(exc)
+        for cycle in self._unanswered:  # uvicorn tells the last one only
+            cycle.disconnected = True
+            cycle.message_event.set()
+            # Nobody waits for its head; it and this connection hold each other no more.
+            cycle.transport = self.transport
+            cycle.on_response = _nothing
+        self._unanswered.clear()
         self._leaving.leave()
 
     def on_message_begin(self) -> None:
@@ -62,12 +72,14 @@ class BoundedHeadProtocol(HttpToolsProtocol):
         before = self.cycle
         super().on_headers_complete()
         if self.cycle is not before:  # it is no upgrade
+            self._unanswered.append(self.cycle)
             _join_head(self.cycle, self.transport, self.loop)
 
     def on_response_complete(self) -> None:
-        answered = self.cycle.transport
-        if isinstance(answered, JoinedHead):  # a head alone
-            answered.flush()
+        if self._unanswered:
+            answered = self._unanswered.popleft().transport
+            if isinstance(answered, JoinedHead):  # a head alone
+                answered.flush()
         super().on_response_complete()
 
     def handle_websocket_upgrade(self) -> None:
@@ -120,6 +132,10 @@ class BoundedHeadProtocol(HttpToolsProtocol):
         self._timer = None
         if not self.transport.is_closing():
             self.transport.close()
+
+
+def _nothing() -> None:
+    """Do nothing: there will be no answer."""
 
 
 def _join_head(

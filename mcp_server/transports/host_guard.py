@@ -14,7 +14,8 @@ from mcp_server.loopback import LOOPBACK_NAMES, host_name, is_address, is_loopba
 
 logger = logging.getLogger(__name__)
 
-_MOST_KNOWN = 1000
+# What is remembered of hosts that are served; longer ones (of an address any zone may be told) are looked at each time.
+_MOST_KNOWN, _LONGEST_KNOWN = 1000, 256
 
 
 class UnknownHost(AppError):
@@ -80,7 +81,8 @@ class HostGuard:
             return False
         if len(self._known) >= _MOST_KNOWN:  # any address is served, whoever makes it up
             self._known.clear()
-        self._known.add(host)
+        if len(host) <= _LONGEST_KNOWN:
+            self._known.add(host)
         return True
 
     def _own_origin(self, origin: str, host: str) -> bool:

@@ -9,6 +9,7 @@ from mcp_server.doors import DeclaredRoute
 from mcp_server.errors import Unavailable
 from mcp_server.llm import ChatRequest, Model
 from mcp_server.llm.batches import batches_of
+from mcp_server.services.model_ids import model_uri
 from openai_facade.agent_chat import answer_as_agent
 from openai_facade.chat_media import with_media
 from openai_facade.chat_memory import deliver, resume, without_store
@@ -39,7 +40,7 @@ async def _create(facade: Facade, exchange: Exchange) -> None:
     agent = model_id.startswith(AGENT_PREFIX)
     async with (
         exchange.while_connected(),
-        facade.asking(exchange, model_id),
+        facade.asking(exchange, model_uri(model_id)),
     ):
         delivery = deliver(facade, exchange, principal, body)
         messages = await with_media(facade.services.media, principal, body["messages"])

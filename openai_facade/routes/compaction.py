@@ -6,6 +6,7 @@ import orjson
 
 from mcp_server.auth.principal import current_principal
 from mcp_server.doors import DeclaredRoute
+from mcp_server.services.model_ids import model_uri
 from openai_facade.endpoint import declare
 from openai_facade.exchange import Exchange
 from openai_facade.facade import Facade
@@ -23,7 +24,7 @@ def routes(facade: Facade) -> list[DeclaredRoute]:
         model = check_compaction(body)
         async with (
             exchange.while_connected(),
-            facade.asking(exchange, model),
+            facade.asking(exchange, model_uri(model)),
         ):
             made = await compacted(facade, current_principal(), body)
             await exchange.answer(orjson.dumps(made))

@@ -34,7 +34,7 @@ def routes(facade: Facade) -> list[DeclaredRoute]:
             raise unsupported("model", "an agent has conversations; use /v1/chat/completions.")
         async with (
             exchange.while_connected(),
-            facade.asking(exchange, asked.model),
+            facade.asking(exchange, f"model://{asked.model}"),
         ):
             model, known_as = await facade.router.resolve(asked.model)
             completion = _Completion(asked, body, model, known_as)

@@ -35,7 +35,7 @@ async def _create(facade: Facade, exchange: Exchange) -> None:
     request = check_embeddings(await exchange.read_object())
     async with (
         exchange.while_connected(),
-        facade.asking(exchange, request.model),
+        facade.asking(exchange, f"model://{request.model}"),
     ):
         texts, tokens = _texts(request)
         if request.model in (DEFAULT, facade.embedder.model):

@@ -81,7 +81,7 @@ async def _create(facade: Facade, exchange: Exchange) -> None:
     model_id = check_response(body)
     async with (
         exchange.while_connected(),
-        facade.asking(exchange, model_id),
+        facade.asking(exchange, model_uri(model_id)),
         AsyncExitStack() as stack,
     ):
         if body.get("background"):

@@ -134,6 +134,23 @@ async def test_moderations_need_no_model(client: AsyncOpenAI, studio: Studio) ->
     assert studio.asked == [{"input": "hello"}]
 
 
+@pytest.mark.parametrize("path", ["moderations", "embeddings", "images/generations"])
+async def test_who_may_run_an_agent_may_not_ask_a_model_under_its_name(
+    live: Live, studio: Studio, path: str
+) -> None:
+    made = await live.runtime.services.keys.create("agents", scopes=["run:agent://*"])
+    body = {"model": "agent/support", "input": "hello", "prompt": "hello"}
+    before = len(studio.asked)
+    headers = {"Authorization": f"Bearer {made['key']}"}
+    async with httpx2.AsyncClient() as http:
+        refused = await http.post(f"{live.url}/v1/{path}", json=body, headers=headers)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (
+        403,
+        "insufficient_permissions",
+    )
+    assert len(studio.asked) == before
+
+
 async def test_a_batch_moderates_each_of_its_lines(client: AsyncOpenAI, studio: Studio) -> None:
     path = "/v1/moderations"
     lines = [

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio
 import pytest
 from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from mcp_server.leaving import told_of_leaving
 from tests.doors.live import serving
@@ -152,17 +154,31 @@ async def test_an_answer_that_breaks_after_its_head_is_cut(address: tuple[str, i
 @pytest.mark.parametrize("size", [0, 300_000])
 @pytest.mark.parametrize("behind", [b"", ask("/a")])
 async def test_who_waits_for_it_is_told_that_a_client_left(
-    address: tuple[str, int], answers: Answers, size: int, behind: bytes
+    address: tuple[str, int],
+    answers: Answers,
+    size: int,
+    behind: bytes,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    def requests() -> int:
+        return sum(isinstance(each, RequestResponseCycle) for each in gc.get_objects())
+
+    gc.collect()
+    gc.disable()  # what is left behind must go without it
+    before = requests()
     async with connected(address) as (_, writer):
         body = b"x" * size  # at its end uvicorn reads no more for a while
         writer.write(ask("/waits", "POST", f"Content-Length: {size}\r\n") + body + behind)
         while not answers.begun:
             await asyncio.sleep(0.01)
         assert not answers.left
-    with anyio.fail_after(30):
-        while not answers.left:
-            await asyncio.sleep(0.01)
+    try:
+        with anyio.fail_after(30):
+            while not answers.left or requests() > before:
+                await asyncio.sleep(0.01)
+    finally:
+        gc.enable()
+    assert [each.getMessage() for each in caplog.records if each.levelname == "ERROR"] == []
 
 
 async def test_under_another_server_the_disconnect_is_waited_for() -> None:

@@ -65,6 +65,19 @@ def test_the_page_of_this_very_server_may_call_it() -> None:
     assert client().get("/", headers=headers).status_code == 200
 
 
+def test_no_host_of_a_strangers_making_is_kept_at_length() -> None:
+    async def nothing(*_: object) -> None: ...
+
+    guard = HostGuard(nothing, (), ())
+    long = b"[fe80::1%" + b"a" * 60_000 + b"]"
+    for host in (long, b"127.0.0.1:" + b"0" * 4000 + b"80", b"[fe80::1%a]"):
+        assert guard._refusal([(b"host", host)]) is None
+    assert guard._known == {b"[fe80::1%a]"}
+    for number in range(3000):
+        assert guard._refusal([(b"host", b"[fe80::1%%%d]" % number)]) is None
+    assert len(guard._known) <= 1000
+
+
 def test_blanks_around_header_values_are_cut() -> None:
     answer = client().get("/", headers={"host": "localhost", "x-padded": "\t value \t"})
     assert answer.text == "value"
