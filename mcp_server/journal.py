@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, bindparam, cast, insert, literal, select, text, tuple_
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mcp_server.errors import InvalidInput, Unavailable
@@ -227,7 +227,10 @@ def parse_position(after: str, param: str = "after") -> tuple[int, int]:
 
 
 async def ensure_partitions(control: AsyncEngine, today: date | None = None) -> None:
-    """Make the daily partitions from today on; several processes may do it at once."""
+    """Make the daily partitions from today on; several processes may do it at once.
+
+    A day of which entries came before its partition stays where they are: with those of no partition.
+    """
     first = today or datetime.now(UTC).date()
     for offset in range(DAYS_AHEAD):
         day = first + timedelta(days=offset)
@@ -235,10 +238,13 @@ async def ensure_partitions(control: AsyncEngine, today: date | None = None) -> 
             f"create table if not exists journal_{day:%Y%m%d} partition of journal"
             f" for values from ('{day}T00:00:00Z') to ('{day + timedelta(days=1)}T00:00:00Z')"
         )
-        async with control.begin() as tx:
-            await tx.execute(_LOCK)
-            if await _missing(tx, f"journal_{day:%Y%m%d}"):
-                await tx.execute(statement)
+        try:
+            async with control.begin() as tx:
+                await tx.execute(_LOCK)
+                if await _missing(tx, f"journal_{day:%Y%m%d}"):
+                    await tx.execute(statement)
+        except IntegrityError:
+            logger.info("journal: the entries of %s began without a partition, and go on so", day)
 
 
 async def _missing(connection: AsyncConnection, table: str) -> bool:

@@ -205,6 +205,27 @@ async def test_changes_are_found_by_uri_prefix_verb_and_run(
     assert [item["uri"] for item in page["items"]] == found
 
 
+async def test_a_day_that_began_without_its_partition_goes_on_without_it(
+    control: AsyncEngine, principal: Principal
+) -> None:
+    day = date(2041, 5, 6)
+    entry = text(
+        "insert into journal (tenant, verb, uri, subject, at)"
+        " values (:tenant, 'write', 'kv://d/early', 'u', '2041-05-06T12:00:00Z')"
+    )
+    async with control.begin() as tx:
+        await tx.execute(entry, {"tenant": principal.tenant})
+    await journal.ensure_partitions(control, day)
+    await journal.ensure_partitions(control, day)
+    made = text(
+        "select to_regclass('journal_20410506')::text, to_regclass('journal_20410507')::text"
+    )
+    async with control.connect() as tx:
+        early, later = (await tx.execute(made)).one()
+    assert (early, later) == (None, "journal_20410507")
+    assert (await uris(control, principal, None))[0] == ["kv://d/early"]
+
+
 async def test_what_a_run_wrote_is_found_among_much_that_others_wrote(
     control: AsyncEngine, principal: Principal
 ) -> None:

@@ -8,6 +8,7 @@ import pwd
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -47,7 +48,15 @@ def end_servers(directory: Path) -> list[int]:
 
 
 def postmaster(data_dir: Path) -> int:
-    return int((data_dir / "postgres/pgdata/postmaster.pid").read_text().splitlines()[0])
+    """Return its pid; between a death and the new start there is none for a moment."""
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            return int((data_dir / "postgres/pgdata/postmaster.pid").read_text().splitlines()[0])
+        except (FileNotFoundError, IndexError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def program_of(pid: int) -> Path:
