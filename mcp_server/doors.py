@@ -206,22 +206,20 @@ class Gate:
 
         Raises:
             Unauthenticated: there is no key, or it opens nothing.
+            Unavailable: the control database does not answer.
         """
-        return await self._principal(scope, takes_passes=takes_passes)
-
-    async def recognise(self, scope: Scope) -> Principal:
-        """Return who sends a request that takes no key, `NOBODY` unless a good one says so."""
-        try:
-            return await self._principal(scope)
-        except (Unauthenticated, Unavailable):
-            return NOBODY
-
-    async def _principal(self, scope: Scope, *, takes_passes: bool = False) -> Principal:
         try:
             return await self._callers.caller(scope, takes_passes=takes_passes)
         except (SQLAlchemyError, *DISCONNECTED) as error:
             logger.warning("keys: the control database does not answer (%s)", error)
             raise Unavailable("no key can be checked at the moment; try again") from error
+
+    async def recognise(self, scope: Scope) -> Principal:
+        """Return who sends a request that takes no key, `NOBODY` unless a good one says so."""
+        try:
+            return await self.admit(scope)
+        except (Unauthenticated, Unavailable):
+            return NOBODY
 
     @contextmanager
     def track(self, principal: Principal, *, streams: bool) -> Generator[LiveRequest]:

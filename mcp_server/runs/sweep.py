@@ -106,7 +106,6 @@ _PURGE_EFFECTS = text(
 )
 
 
-# In the order of the sweep's work: what ends here may leave orphans.
 _DUE = {
     "dead_keys": _OF_DEAD_KEYS,
     "expire": _EXPIRED,
@@ -140,17 +139,18 @@ class Sweep:
 
         One question tells what there is to do, which nearly always is nothing.
         """
-        works = (self.dead_keys, self.expire, self.orphans, self.answered)
+        works = {
+            "dead_keys": self.dead_keys,
+            "expire": self.expire,
+            "orphans": self.orphans,
+            "answered": self.answered,
+        }
         swept: list[str] = []
         while True:
             async with self._at_once.connect() as connection:
-                due = (await connection.execute(_LOOK)).one()
-            changed = [
-                run
-                for work, is_due in zip(works, due, strict=True)
-                if is_due
-                for run in await work()
-            ]
+                due = (await connection.execute(_LOOK)).mappings().one()
+            # In this order: what ends first may leave orphans.
+            changed = [run for name, work in works.items() if due[name] for run in await work()]
             swept += changed
             if not changed:  # nothing is due, or another process has it in hand
                 return swept

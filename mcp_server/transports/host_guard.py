@@ -79,9 +79,9 @@ class HostGuard:
         name = host_name(host.decode("latin-1"))
         if name not in self._hosts and not is_address(name):
             return False
-        if len(self._known) >= _MOST_KNOWN:  # any address is served, whoever makes it up
-            self._known.clear()
         if len(host) <= _LONGEST_KNOWN:
+            if len(self._known) >= _MOST_KNOWN:  # any address is served, whoever makes it up
+                self._known.clear()
             self._known.add(host)
         return True
 

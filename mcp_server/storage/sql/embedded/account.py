@@ -118,16 +118,17 @@ def _useradd() -> str:
 
 def _make_beside(path: Path, mode: int) -> Path:
     """Make a directory next to where `path` is to be."""
-    for tries in range(_TRIES, 0, -1):
+    tries = 0
+    while True:
         make_directory(path.parent, mode)
+        tries += 1
         try:
             return Path(tempfile.mkdtemp(prefix=f".{path.name[:32]}-", dir=path.parent))
         except OSError as error:
             # To rename onto an empty directory replaces it: another process may have done so to the
             # parent in this moment.
-            if tries == 1 or not isinstance(error, FileNotFoundError):
+            if tries == _TRIES or not isinstance(error, FileNotFoundError):
                 raise OSError(error.errno, error.strerror, str(path)) from error
-    raise AssertionError
 
 
 def make_directory(path: Path, mode: int) -> None:
